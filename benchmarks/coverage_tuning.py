@@ -216,7 +216,7 @@ def planned(studies: int) -> Iterator[Measured]:
 
 
 def _costs_hold(a: Floats, b: Floats, costs: list[Floats], ratio: float, world: World) -> Floats:
-    """Return whether the intervals of the ratio of expected costs contain it, computed for all studies as in ``price``."""
+    """Return whether the intervals of the ratio of expected costs contain it, computed as in ``price``."""
     if world.crossed:
         halves = [
             log_ratio_jackknife(np.stack(pair, axis=1), np.array([-1.0, 1.0]))

@@ -24,8 +24,8 @@ _NOT_DONE_HERE = ("look", "settle")
 
 def run_button(name: str, *, begun: bool, missing: int, at: str) -> Component:
     """Return the button that runs the missing runs of a study; `at` distinguishes the buttons of a page."""
-    said = f"{'Resume' if begun else 'Run it'}: {count(missing, 'run')}"
-    return html.Button(said, id={"type": "resume", "study": name, "at": at}, className="quiet")
+    message = f"{'Resume' if begun else 'Run it'}: {count(missing, 'run')}"
+    return html.Button(message, id={"type": "resume", "study": name, "at": at}, className="quiet")
 
 
 def actions(site: Site, entry: Entry, *, busy: bool) -> Iterator[Component]:
@@ -45,19 +45,19 @@ def stop_button(name: str) -> Component:
     return html.Button("Stop", id={"type": "stop", "study": name}, className="quiet")
 
 
-def runs_here(scene: Scene) -> bool:
+def can_run_here(scene: Scene) -> bool:
     """Whether this server may run the study and nobody is running it now."""
     return scene.may_run and not scene.results.tables.running
 
 
-def proposed(scene: Scene, proposal: Proposal, at: str) -> Component:
+def proposal_item(scene: Scene, proposal: Proposal, at: str) -> Component:
     """Return a proposal that would settle a question, with the button or link that carries it out."""
-    done = _doing(scene, proposal, at)
+    done = _proposal_action(scene, proposal, at)
     return html.Li(proposal.text if done is None else [proposal.text, " ", done])
 
 
-def _doing(scene: Scene, proposal: Proposal, at: str) -> Component | None:
-    if not runs_here(scene) or proposal.code in _NOT_DONE_HERE:
+def _proposal_action(scene: Scene, proposal: Proposal, at: str) -> Component | None:
+    if not can_run_here(scene) or proposal.code in _NOT_DONE_HERE:
         return None
     name, summary = scene.loaded.name, scene.loaded.results.summary
     if proposal.code == "finish":

@@ -28,9 +28,9 @@ from sensitivity.study.spec import StudySpec
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 8_000
+MAX_CHARACTERS = 8_000
 """Longest address that is read."""
-_MOST_ITEMS = 64
+_MAX_ITEMS = 64
 
 Slot = Literal["a", "b"]
 
@@ -80,15 +80,15 @@ class Address:
 def parse(pathname: str | None, search: str | None) -> Address:
     """Parse an address; invalid values are dropped."""
     page, study = _place(pathname or "/")
-    if len(search or "") > MOST_CHARACTERS:
+    if len(search or "") > MAX_CHARACTERS:
         return Address(page=page, study=study)
     try:
         given = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
     except ValueError:
         return Address(page=page, study=study)
     one = {name: values[0] for name, values in given.items()}
-    sizes = (_integer(text) for text in given.get("batch", [])[:_MOST_ITEMS])
-    sides = (_narrowed(text) for text in given.get("box", [])[:_MOST_ITEMS])
+    sizes = (_integer(text) for text in given.get("batch", [])[:_MAX_ITEMS])
+    sides = (_narrowed(text) for text in given.get("box", [])[:_MAX_ITEMS])
     view = View(
         metric=one["metric"] if _METRIC.fullmatch(one.get("metric", "")) else None,
         tolerance=_percent(one.get("within")),
@@ -108,7 +108,7 @@ def parse(pathname: str | None, search: str | None) -> Address:
         run=_id(one.get("run")),
         listing=parse_listing(given),
         others=_names(given.get("study", [])),
-        edits=tuple(edit for text in given.get("set", [])[:_MOST_ITEMS] if (edit := _edit(text)) is not None),
+        edits=tuple(edit for text in given.get("set", [])[:_MAX_ITEMS] if (edit := _edit(text)) is not None),
         unread=_unread(one),
     )
 
@@ -240,7 +240,7 @@ def path_of(address: Address) -> str:
 
 
 def _place(pathname: str) -> tuple[str, str | None]:
-    if len(pathname) > MOST_CHARACTERS:
+    if len(pathname) > MAX_CHARACTERS:
         return "missing", None
     parts = [unquote(part) for part in pathname.strip("/").split("/")]
     match parts:
@@ -257,13 +257,13 @@ def _place(pathname: str) -> tuple[str, str | None]:
 
 def _options(one: Mapping[str, str]) -> dict[str, str]:
     own = [(name, key) for name, key in one.items() if name not in _OWN and _OPTION.fullmatch(name)]
-    return {name: key for name, key in sorted(own)[:_MOST_ITEMS] if _NAME.fullmatch(key)}
+    return {name: key for name, key in sorted(own)[:_MAX_ITEMS] if _NAME.fullmatch(key)}
 
 
 def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
     """Return a sentence on each value that is invalid for its kind."""
-    said = {"cell": "There is no cell", "beside": "There is no cell", "run": "There is no run"}
-    wrong = [f"{words} {one[name]}." for name, words in said.items() if name in one and _id(one[name]) is None]
+    unknown = {"cell": "There is no cell", "beside": "There is no cell", "run": "There is no run"}
+    wrong = [f"{words} {one[name]}." for name, words in unknown.items() if name in one and _id(one[name]) is None]
     if one.get("metric") and not _METRIC.fullmatch(one["metric"]):
         wrong.append(f"There is no metric {one['metric']}.")
     if one.get("target") and parse_target(one["target"]) is None:
@@ -272,7 +272,7 @@ def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _names(values: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(value for value in values[:_MOST_ITEMS] if _NAME.fullmatch(value)))
+    return tuple(dict.fromkeys(value for value in values[:_MAX_ITEMS] if _NAME.fullmatch(value)))
 
 
 def _edit(text: str) -> Edit | None:

@@ -68,17 +68,17 @@ def create_app(
     runs.register(app, site)
     compare.register(app, site)
     strip.register(app, site, "/" if prefix_stripped else prefix)
-    _expect(app, site, tops)
+    _preload(app, site, tops)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
     return app
 
 
-def _expect(app: Dash, site: Site, tops: Collection[str]) -> None:
+def _preload(app: Dash, site: Site, tops: Collection[str]) -> None:
     """Start reading the study when its page is requested; a page that doesn't exist gets the corresponding status."""
     server: Flask = app.server
 
     @server.after_request
-    def expect(response: Response) -> Response:
+    def preload(response: Response) -> Response:
         opened = request.method == "GET" and response.mimetype == "text/html"
         if not opened or response.status_code != HTTPStatus.OK:
             return response
@@ -90,7 +90,7 @@ def _expect(app: Dash, site: Site, tops: Collection[str]) -> None:
                 if address.study not in site.catalog.places():
                     response.status_code = HTTPStatus.NOT_FOUND
                 else:
-                    site.expect(address)
+                    site.preload(address)
                     drawing = f"<{site.prefix}{_PLOTLY}>; rel=preload; as=script"
                     response.headers["Link"] = drawing  # by far the largest script, requested last by a page
         return response

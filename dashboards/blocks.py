@@ -21,9 +21,9 @@ from sensitivity.figures.theme import CONFIG, Theme
 
 _CONFIG: Any = CONFIG
 Width = Literal["wide", "half"]
-MOST_ROWS = 300
+MAX_ROWS = 300
 """Largest number of rows of a table in a page; the download has all."""
-_MOST_NOTES = 3
+_MAX_NOTES = 3
 NOT_DRAWN = {"visibility": "hidden", "height": "0px", "overflow": "hidden"}
 """Style of the place of a figure that isn't drawn yet: it already has its width, so the figure is drawn only once."""
 
@@ -121,7 +121,7 @@ class Page:
     """Blocks contained in other blocks of the page."""
 
 
-def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
+def block_version(scene: Scene, block: FigureBlock | TextBlock) -> str:
     """Return a token that changes whenever a block has to be redrawn for a reason other than the theme."""
     address, results = scene.address, scene.results
     if block.depends is None:
@@ -159,7 +159,7 @@ _NAMED: Mapping[str, tuple[str, ...]] = {
 """Name in ``depends`` -> its names in an address; the default metric depends on the filters."""
 
 
-def asked(block: FigureBlock | TextBlock) -> list[str] | None:
+def address_names(block: FigureBlock | TextBlock) -> list[str] | None:
     """Return the names in an address that affect a block; None means all."""
     if block.depends is None:
         return None
@@ -218,7 +218,9 @@ def _figure_place(block: FigureBlock) -> Component:
 
 def _ask_place(block: FigureBlock | TextBlock, *, themed: bool) -> Component:
     """Return the stores that ``page.js`` changes when a block has to be redrawn."""
-    store: Component = dcc.Store(id={"type": "ask", "name": block.name}, data={"of": asked(block), "themed": themed})
+    store: Component = dcc.Store(
+        id={"type": "ask", "name": block.name}, data={"of": address_names(block), "themed": themed}
+    )
     return store
 
 
@@ -236,19 +238,19 @@ def _data_place(name: str, label: str) -> list[Component]:
     return [tools, *stores, html.Div(id={"type": "data", "name": name}, className="data")]
 
 
-def noted(texts: Sequence[str]) -> list[Component]:
+def note_lists(texts: Sequence[str]) -> list[Component]:
     """Return notes on how to read a block, with all but the first few folded."""
-    return [listed(texts, _MOST_NOTES, "notes")] if texts else []
+    return [folded_list(texts, _MAX_NOTES, "notes")] if texts else []
 
 
-def listed(texts: Sequence[str], most: int, kind: str = "") -> Component:
+def folded_list(texts: Sequence[str], most: int, kind: str = "") -> Component:
     """Return a list in which items beyond `most` are folded."""
     rest = texts[most:]
     more = [html.Details([html.Summary(f"{len(rest):,} more"), html.Ul(list(map(html.Li, rest)))])] if rest else []
     return html.Div([html.Ul(list(map(html.Li, texts[:most]))), *more], className=kind)
 
 
-def html_table(table: Table, *, most: int = MOST_ROWS) -> Component:
+def html_table(table: Table, *, most: int = MAX_ROWS) -> Component:
     """Return a table, cut to its first rows if it is long."""
     caption = table.caption + _cut(len(table.rows), most)
 
@@ -278,9 +280,9 @@ def data_rows(shown: Computed[Any], label: str) -> dict[str, Any]:
     """
     data = shown.data
     return {
-        "caption": f"{label}.{_cut(len(data.rows), MOST_ROWS)}",
+        "caption": f"{label}.{_cut(len(data.rows), MAX_ROWS)}",
         "header": list(data.columns),
-        "rows": [[_text(value) for value in row] for row in data.rows[:MOST_ROWS]],
+        "rows": [[_text(value) for value in row] for row in data.rows[:MAX_ROWS]],
         "numbers": [any(isinstance(row[at], (int, float)) for row in data.rows) for at in range(len(data.columns))],
     }
 

@@ -18,7 +18,7 @@ from dashboards.blocks import Scene
 from dashboards.exhibits import choices
 from dashboards.filters import filter_bar, filtered_words, with_controls
 from dashboards.pages import blocks_of, pages
-from dashboards.shell import navigation, study_page, trouble
+from dashboards.shell import error_page, navigation, study_page
 from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.figures import catalogue
@@ -68,14 +68,14 @@ def _router(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
         nav = navigation(site, address)
         known = pages()
         if address.page not in (tops if address.study is None else known):
-            return trouble(_NOTHING, "There is no such page."), None, nav, arrived, None
+            return error_page(_NOTHING, "There is no such page."), None, nav, arrived, None
         try:
             if address.study is None:
                 page = tops[address.page].content(address)
                 return page, None, nav, arrived, tops[address.page].version(address)
             scene, missing = site.scene(address, None)
         except UserError as error:
-            return trouble(_NOTHING, str(error)), None, nav, arrived, None
+            return error_page(_NOTHING, str(error)), None, nav, arrived, None
         page = study_page(known[address.page], scene, missing)
         own = shown is not None and {**shown, "arrival": arrived.get("arrival")} == {**arrived, _OTHER_BLOCKS: "yes"}
         bar = no_update if own else filter_bar(scene.results)

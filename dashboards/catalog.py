@@ -36,8 +36,8 @@ ROOT_STUDY = "@root"
 """Name of the root itself if it is a study directory."""
 _LISTING_S = 1.5
 """Largest age in seconds of a listing, which all open pages share."""
-_MOST_STUDIES = 8
-_MOST_SUMMARIES = 512
+_MAX_STUDIES = 8
+_MAX_SUMMARIES = 512
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ class Catalog:
 
     def __init__(self, root: Place) -> None:
         self.root = root
-        self._loaded = Memo(_MOST_STUDIES)
-        self._parts = Memo(_MOST_STUDIES)
-        self._entries = Memo(_MOST_SUMMARIES)
+        self._loaded = Memo(_MAX_STUDIES)
+        self._parts = Memo(_MAX_STUDIES)
+        self._entries = Memo(_MAX_SUMMARIES)
         self._lock = threading.Lock()
         self._listed: tuple[float, dict[str, Place]] = (-1e9, {})
         self._versions: dict[str, tuple[float, str]] = {}

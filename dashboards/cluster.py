@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboards.jobs import answer, temporary_study_file
+from dashboards.jobs import run_command, temporary_study_file
 from sensitivity.store.directory import Place
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import StudySpec
@@ -46,17 +46,17 @@ class Cluster:
         self.address = address
         self._root = root
         self._lock = threading.Lock()
-        self._asking = False
-        self._asked_at = float("-inf")
+        self._refreshing = False
+        self._refreshed_at = float("-inf")
         self._jobs: Mapping[str, Job] = {}
         self._fault = ""
 
     def jobs(self) -> Mapping[str, Job]:
         """Return the last job of each study, by study name, as far as known."""
         with self._lock:
-            if not self._asking and time.monotonic() - self._asked_at > _OLD_S:
-                self._asking = True
-                threading.Thread(target=self.ask, name="cluster", daemon=True).start()
+            if not self._refreshing and time.monotonic() - self._refreshed_at > _OLD_S:
+                self._refreshing = True
+                threading.Thread(target=self.refresh, name="cluster", daemon=True).start()
             return self._jobs
 
     @property
@@ -64,18 +64,18 @@ class Cluster:
         """Why the last query of the cluster failed; empty if it succeeded."""
         return self._fault
 
-    def ask(self) -> None:
+    def refresh(self) -> None:
         """Query the cluster for its jobs, and wait for the answer."""
         jobs, fault = self._jobs, ""
         try:
-            told = json.loads(self._answer("status", "--json"))
-            own = [job for job in told if job["storage"].rstrip("/") == self._root.uri.rstrip("/")]
+            reply = json.loads(self._run("status", "--json"))
+            own = [job for job in reply if job["storage"].rstrip("/") == self._root.uri.rstrip("/")]
             jobs = {job["study"]: Job(id=job["id"], status=job["status"], message=job["message"]) for job in own}
         except UserError as error:
             fault = str(error)
         with self._lock:
             self._jobs, self._fault = jobs, fault
-            self._asking, self._asked_at = False, time.monotonic()
+            self._refreshing, self._refreshed_at = False, time.monotonic()
 
     def submit(self, text: str, spec: StudySpec) -> str:
         """Submit a study, and return its job.
@@ -84,8 +84,8 @@ class Cluster:
             UserError: the submission failed; the message is that of ``sensitivity submit``.
         """
         with temporary_study_file(self._root, text, spec) as file:
-            job = json.loads(self._answer("submit", str(file), "--storage", self._root.uri, "--json"))
-        self._forget()
+            job = json.loads(self._run("submit", str(file), "--storage", self._root.uri, "--json"))
+        self._invalidate()
         return str(job["id"])
 
     def stop(self, job: str) -> str:
@@ -94,14 +94,14 @@ class Cluster:
         Raises:
             UserError: the command failed; the message is that of ``sensitivity stop``.
         """
-        said = self._answer("stop", job)
-        self._forget()
-        return said.strip()
+        output = self._run("stop", job)
+        self._invalidate()
+        return output.strip()
 
-    def _answer(self, *arguments: str) -> str:
+    def _run(self, *arguments: str) -> str:
         # In the environment: an address may contain a password, and arguments are visible in the list of processes.
-        return answer(arguments, _PATIENCE_S, env={ADDRESS_VARIABLE: self.address})
+        return run_command(arguments, _PATIENCE_S, env={ADDRESS_VARIABLE: self.address})
 
-    def _forget(self) -> None:
+    def _invalidate(self) -> None:
         with self._lock:
-            self._asked_at = float("-inf")
+            self._refreshed_at = float("-inf")

@@ -19,7 +19,7 @@ class ComputeQueue:
         self._busy = False
         self._early = 0
 
-    def give_way(self) -> None:
+    def wait_for_others(self) -> None:
         """Wait before the first turn of a late computation, so that others can ask first."""
         time.sleep(_GRACE_S)
 

@@ -11,11 +11,11 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards.address import parse
-from dashboards.blocks import NOT_DRAWN, FigureBlock, Scene, TextBlock, data_rows, seen
-from dashboards.exhibits import beside
+from dashboards.blocks import NOT_DRAWN, FigureBlock, Scene, TextBlock, block_version, data_rows
+from dashboards.exhibits import notes_and_tables
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.pages import block_of, compare, pages
-from dashboards.shell import trouble_note
+from dashboards.shell import error_note
 from dashboards.site import Site
 from sensitivity.figures.exhibit import Computed
 from sensitivity.figures.nothing import NothingToShowError
@@ -74,7 +74,7 @@ def _figures(app: Dash, site: Site) -> None:
         scene, block = _found(site, pathname, search, theme, block_id["name"])
         if not isinstance(block, FigureBlock):
             raise PreventUpdate
-        key = f"{theme} {seen(scene, block)}"
+        key = f"{theme} {block_version(scene, block)}"
         if before is not None and before.get("key") == key:
             raise PreventUpdate
 
@@ -83,7 +83,7 @@ def _figures(app: Dash, site: Site) -> None:
                 return drawn(block, scene)
 
         try:
-            found = site.drawings.get((scene.address.study, block.name, key), draw)
+            found = site.figure_cache.get((scene.address.study, block.name, key), draw)
         except StorageError as error:  # part of the curves is damaged; other figures are still shown
             found = Drawn(figure=None, why=str(error))
         figure = found.figure
@@ -118,7 +118,7 @@ def drawn(block: FigureBlock, scene: Scene) -> Drawn:
     below: list[Component] = []
     try:
         found = block.show(scene)
-        below = beside(found)
+        below = notes_and_tables(found)
         figure = found.figure(scene.theme)
     except NothingToShowError as error:
         return Drawn(figure=None, why=str(error), below=below)
@@ -145,7 +145,7 @@ def _texts(app: Dash, site: Site) -> None:
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, TextBlock):
             raise PreventUpdate
-        key = seen(scene, block)
+        key = block_version(scene, block)
         if before == key:
             raise PreventUpdate
         with site.in_turn(scene, block):
@@ -162,7 +162,7 @@ def written(block: TextBlock, scene: Scene) -> Any:
         heading = [html.H2(block.label)] if block.label else []
         return [*heading, html.P(str(error), className="note nothing")]
     except StorageError as error:
-        return trouble_note(str(error))
+        return error_note(str(error))
 
 
 def _found(

@@ -12,7 +12,7 @@ import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
-from dashboards.blocks import FigureBlock, FixedBlock, Scene, TextBlock, aria, folded, html_table, noted
+from dashboards.blocks import FigureBlock, FixedBlock, Scene, TextBlock, aria, folded, html_table, note_lists
 from dashboards.listing import Listing
 from dashboards.rows import listed
 from sensitivity.analysis.evaluations import StoredTables
@@ -21,7 +21,7 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.exhibit import Computed, Exhibit, Option, computed
 from sensitivity.figures.nothing import NothingToShowError
 
-_MOST_SEGMENTS = 4
+_MAX_SEGMENTS = 4
 """Largest number of choices shown next to each other; more are shown as a drop-down list."""
 
 
@@ -109,7 +109,7 @@ def _control(option: Option, values: Mapping[str, str], scene: Scene) -> Compone
     data = [{"value": key, "label": words} for key, words in values.items()]
     control_id = {"type": "option", "name": option.name}
     value = chosen_key(option, scene)
-    if len(values) > _MOST_SEGMENTS:
+    if len(values) > _MAX_SEGMENTS:
         many: Component = dmc.Select(
             id=control_id, label=option.label, data=data, value=value, allowDeselect=False, size="xs", w=260
         )
@@ -122,9 +122,9 @@ def _control(option: Option, values: Mapping[str, str], scene: Scene) -> Compone
 def _written(show: Any, scene: Scene) -> Any:
     """Return an exhibit that consists of tables only."""
     found: Computed[Any] = show(scene)
-    return [html.H2(found.exhibit.title), *noted(found.notes), *map(html_table, found.tables)]
+    return [html.H2(found.exhibit.title), *note_lists(found.notes), *map(html_table, found.tables)]
 
 
-def beside(found: Computed[Any]) -> list[Component]:
+def notes_and_tables(found: Computed[Any]) -> list[Component]:
     """Return what is shown below a figure: its notes and its tables."""
-    return [*noted(found.notes), *map(folded, found.tables)]
+    return [*note_lists(found.notes), *map(folded, found.tables)]

@@ -42,8 +42,8 @@ def filter_bar(results: StudyResults) -> Component:
     controls = [
         _select("metric", "Metric", metrics, results.metric.name, 170),
         _tolerance(results),
-        _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
-        _many("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
+        _multi_select("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
+        _multi_select("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
         _select("target", "Target", targets, target_text(target) if target else None, 210),
     ]
     boxes = html.Details(
@@ -77,7 +77,7 @@ def _select(name: str, label: str, data: Sequence[Any], value: str | None, width
     )
 
 
-def _many(name: str, label: str, values: Any, chosen: Sequence[object], words: Any) -> Any:
+def _multi_select(name: str, label: str, values: Any, chosen: Sequence[object], words: Any) -> Any:
     return dmc.MultiSelect(
         id={"type": "filter", "name": name},
         label=label,

@@ -35,7 +35,7 @@ _COMMAND = (sys.executable, "-P", "-m", "sensitivity.cli.main")
 """Runs without the current folder on the path, where a file may have the name of a package."""
 _PLAN_S = 300.0
 _TAIL = 4_000
-_MOST_LOG_BYTES = 100_000
+_MAX_LOG_BYTES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +81,13 @@ def absent_modules(root: Place, spec: StudySpec) -> tuple[str, ...]:
         if not IMPORT_PATH.fullmatch(value):
             continue
         top = value.partition(":")[0].partition(".")[0]
-        beside = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
-        if not beside and importlib.util.find_spec(top) is None:
+        exists = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+        if not exists and importlib.util.find_spec(top) is None:
             absent.append(f"{field}: there is no module {top!r} next to the studies or installed (got {value!r})")
     return tuple(absent)
 
 
-def keep(root: Place, text: str, spec: StudySpec) -> Path:
+def store_study_file(root: Place, text: str, spec: StudySpec) -> Path:
     """Write a study file where modules next to the studies are found, and return its path.
 
     Raises:
@@ -127,11 +127,11 @@ def plan(root: Place, file: Path) -> dict[str, Any]:
     Raises:
         UserError: the command failed, with its message, or took too long.
     """
-    content: dict[str, Any] = json.loads(answer(["plan", str(file), "--storage", root.uri, "--json"], _PLAN_S))
+    content: dict[str, Any] = json.loads(run_command(["plan", str(file), "--storage", root.uri, "--json"], _PLAN_S))
     return content
 
 
-def answer(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] | None = None) -> str:
+def run_command(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] | None = None) -> str:
     """Return the output of the ``sensitivity`` command, run for at most `patience` seconds with `env` in addition.
 
     Raises:
@@ -144,11 +144,11 @@ def answer(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] 
             encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        said = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"
-        raise UserError(said) from None
+        message = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"
+        raise UserError(message) from None
     if done.returncode:
-        said = done.stderr.strip()[-_TAIL:].removeprefix("error: ")
-        raise UserError(said or f"`sensitivity {arguments[0]}` ended without a message")
+        message = done.stderr.strip()[-_TAIL:].removeprefix("error: ")
+        raise UserError(message or f"`sensitivity {arguments[0]}` ended without a message")
     return done.stdout
 
 
@@ -179,14 +179,14 @@ class Started:
         threading.Thread(target=process.wait, name=f"waits for {spec.name}", daemon=True).start()
         self._running[spec.name] = (process, log)
 
-    def said(self) -> list[tuple[str, str, str]]:
+    def outputs(self) -> list[tuple[str, str, str]]:
         """Return the study, the state and the end of the output of each command."""
         found = []
         for name, (process, log) in self._running.items():
             code = process.poll()
             state = "running" if code is None else "done" if code == 0 else f"ended with exit code {code}"
             with log.open("rb") as stream:
-                stream.seek(max(log.stat().st_size - _MOST_LOG_BYTES, 0))
+                stream.seek(max(log.stat().st_size - _MAX_LOG_BYTES, 0))
                 found.append((name, state, stream.read().decode(errors="replace")[-_TAIL:]))
         return found
 
@@ -209,12 +209,12 @@ def stop(directory: Place) -> None:
         raise UserError(f"a cluster's job runs it: `sensitivity stop {holder.job}`, with --address if need be")
     if not holder.is_running_here:
         raise UserError(f"another machine or container runs it: stop {holder} there")
-    if not _is_ours(holder.pid):
+    if not _is_sensitivity_process(holder.pid):
         raise UserError(f"process {holder.pid} is not a `sensitivity` command of this user; it is left alone")
     os.kill(holder.pid, signal.SIGTERM)
 
 
-def _is_ours(pid: int) -> bool:
+def _is_sensitivity_process(pid: int) -> bool:
     """Whether a process is a ``sensitivity`` command of this user."""
     try:
         asked = subprocess.run(

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 MOST_CHOSEN = 12
 """Largest number of runs side by side: as many lines as a reader can distinguish."""
-_MOST_ITEMS = 64
+_MAX_ITEMS = 64
 _COLUMN = re.compile(r"[^:|\x00-\x1f]{1,110}")
 _VALUE = re.compile(r"[^\x00-\x1f]{1,200}")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -68,14 +68,14 @@ class Listing:
 
 def parse_listing(given: Mapping[str, Sequence[str]]) -> Listing:
     """Return the listing in the values of an address; invalid values are ignored."""
-    where = (parse_where(text) for text in given.get("where", [])[:_MOST_ITEMS])
+    where = (parse_where(text) for text in given.get("where", [])[:_MAX_ITEMS])
     sort = {
         text.removesuffix(":desc"): text.endswith(":desc")
-        for text in given.get("sort", [])[:_MOST_ITEMS]
+        for text in given.get("sort", [])[:_MAX_ITEMS]
         if _COLUMN.fullmatch(text.removesuffix(":desc"))
     }
-    columns = [text for text in given.get("column", [])[:_MOST_ITEMS] if _COLUMN.fullmatch(text)]
-    chosen = [text for text in given.get("chosen", [])[:_MOST_ITEMS] if _ID.fullmatch(text)]
+    columns = [text for text in given.get("column", [])[:_MAX_ITEMS] if _COLUMN.fullmatch(text)]
+    chosen = [text for text in given.get("chosen", [])[:_MAX_ITEMS] if _ID.fullmatch(text)]
     return Listing(
         where=tuple(dict.fromkeys(one for one in where if one is not None)),
         sort=tuple(sort.items()),
@@ -88,7 +88,7 @@ def listing_pairs(listing: Listing) -> list[tuple[str, object]]:
     """Return the names and values that `parse_listing` reads."""
     return [
         *(("where", where_text(one)) for one in listing.where),
-        *(("sort", f"{name}:desc" if falls else name) for name, falls in listing.sort),
+        *(("sort", f"{name}:desc" if descending else name) for name, descending in listing.sort),
         *(("column", name) for name in listing.columns),
         *(("chosen", run) for run in listing.chosen),
     ]
@@ -100,7 +100,7 @@ def parse_where(text: str) -> Where | None:
     if not _COLUMN.fullmatch(column):
         return None
     found = []
-    for part in rest.split("|")[:_MOST_ITEMS]:
+    for part in rest.split("|")[:_MAX_ITEMS]:
         kind, *values = (unquote(field) for field in part.split(":"))
         if kind not in KINDS or len(values) != KINDS[kind][0] or not all(map(_VALUE.fullmatch, values)):
             return None
@@ -151,10 +151,10 @@ def _condition(condition: Condition, *, of_numbers: bool) -> dict[str, Any] | No
 
 def in_words(where: Where, label: str) -> str:
     """Return a filter in words."""
-    said = []
+    texts = []
     for each in where.any_of:
         words = KINDS[each.kind][1]
-        said.append(" ".join((words, " and ".join(each.operands))).strip())
+        texts.append(" ".join((words, " and ".join(each.operands))).strip())
     same = {each.kind for each in where.any_of} == {"equals"}
-    text = "is " + " or ".join(each.operands[0] for each in where.any_of) if same else " or ".join(said)
+    text = "is " + " or ".join(each.operands[0] for each in where.any_of) if same else " or ".join(texts)
     return f"{label} {text}"

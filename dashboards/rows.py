@@ -12,7 +12,7 @@ import pandas as pd
 from dashboards.listing import Listing, grid_model
 from sensitivity.store.schema import PARAM_PREFIX, metric_columns
 
-MOST_ROWS = 500
+MAX_ROWS = 500
 """Largest number of rows in one response."""
 
 CHOSEN = "chosen"
@@ -52,7 +52,7 @@ def shown_columns(runs: pd.DataFrame, listing: Listing) -> tuple[str, ...]:
 def listed(runs: pd.DataFrame, listing: Listing) -> pd.DataFrame:
     """Return the runs that pass the filters of a listing, in its order, with all their columns."""
     model = grid_model(listing.where, numeric(runs))
-    sort = [{"colId": name, "sort": "desc" if falls else "asc"} for name, falls in listing.sort]
+    sort = [{"colId": name, "sort": "desc" if descending else "asc"} for name, descending in listing.sort]
     return _ordered(_left(runs, model), sort)
 
 
@@ -87,7 +87,7 @@ def rows_of(
     """
     left = _ordered(_left(runs, request.get("filterModel")), request.get("sortModel"))
     start = _whole(request.get("startRow"))
-    stop = min(_whole(request.get("endRow")), start + MOST_ROWS)
+    stop = min(_whole(request.get("endRow")), start + MAX_ROWS)
     page = left.iloc[start:stop][list(available(runs))].to_dict("records")
     among = set(chosen)
     return [
@@ -110,9 +110,9 @@ def _ordered(runs: pd.DataFrame, sorting: Any) -> pd.DataFrame:
     by = [s for s in (sorting if isinstance(sorting, list) else []) if isinstance(s, dict) and s.get("colId") in there]
     if not by:
         return runs
-    falls = [s.get("sort") == "desc" for s in by]
+    descending = [s.get("sort") == "desc" for s in by]
     names = [s["colId"] for s in by]
-    return runs.sort_values(names, ascending=[not each for each in falls], kind="stable", na_position="last")
+    return runs.sort_values(names, ascending=[not each for each in descending], kind="stable", na_position="last")
 
 
 def _matches(values: pd.Series[Any], wanted: Mapping[str, Any]) -> np.ndarray:

@@ -26,9 +26,9 @@ from sensitivity.study.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 COOKIE = "sensitivity_token"
-MOST_BYTES = 2_000_000
+MAX_BYTES = 2_000_000
 """Largest size of a request's body: a study file as text, with room to spare."""
-_MOST_QUERY = 16_000
+_MAX_QUERY = 16_000
 _PORTS = {"http": 80, "https": 443}
 _ADDRESS = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::(?P<port>[0-9]{1,5}))?/?", re.IGNORECASE
@@ -85,13 +85,13 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
             "frame-ancestors 'none'",
         )
     )
-    server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    server.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
 
     @server.before_request
     def check() -> AnyResponse | None:
         if _name(request.host) not in allowed:
             abort(400, "This server doesn't answer to that host name; start it with --host-name NAME.")
-        if len(request.query_string) > _MOST_QUERY:
+        if len(request.query_string) > _MAX_QUERY:
             abort(414)
         if token is not None and (refusal := _admit(request, token)) is not None:
             return refusal
@@ -129,33 +129,33 @@ def _host_of(origin: str) -> str:
     return _name(urlsplit(origin).netloc)
 
 
-def _from_own_page(asked: Request, declared: Collection[str], token: str | None) -> bool:
+def _from_own_page(incoming: Request, declared: Collection[str], token: str | None) -> bool:
     """Whether a request comes from a page of this server, or from a program that sends the token itself.
 
     Browsers send the cookie with requests of any page of this machine, on any port, so the cookie proves nothing here.
     """
-    sender = asked.headers.get("Origin")
-    if sender is None and (page := asked.headers.get("Referer")) is not None:
+    sender = incoming.headers.get("Origin")
+    if sender is None and (page := incoming.headers.get("Referer")) is not None:
         scheme, _, rest = page.partition("://")
         sender = f"{scheme}://{rest.partition('/')[0]}"
     if sender is None:
-        return token is not None and _same(_bearer(asked), token)
-    return sender.lower() in {f"{asked.scheme}://{asked.host.lower()}", *declared}
+        return token is not None and _same(_bearer(incoming), token)
+    return sender.lower() in {f"{incoming.scheme}://{incoming.host.lower()}", *declared}
 
 
-def _admit(asked: Request, token: str) -> AnyResponse | None:
-    if any(_same(one, token) for one in (asked.cookies.get(COOKIE, ""), _bearer(asked))):
+def _admit(incoming: Request, token: str) -> AnyResponse | None:
+    if any(_same(one, token) for one in (incoming.cookies.get(COOKIE, ""), _bearer(incoming))):
         return None
-    if asked.method == "GET" and _same(asked.args.get("token", ""), token):
-        rest = urlencode([(name, value) for name, value in asked.args.items(multi=True) if name != "token"])
-        answer = redirect(f"{asked.script_root}{asked.path}{'?' + rest if rest else ''}")
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=asked.is_secure)
+    if incoming.method == "GET" and _same(incoming.args.get("token", ""), token):
+        rest = urlencode([(name, value) for name, value in incoming.args.items(multi=True) if name != "token"])
+        answer = redirect(f"{incoming.script_root}{incoming.path}{'?' + rest if rest else ''}")
+        answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=incoming.is_secure)
         return answer
     return abort(401, "Open the address that the dashboard printed when it started; it contains a token.")
 
 
-def _bearer(asked: Request) -> str:
-    scheme, _, bearer = asked.headers.get("Authorization", "").partition(" ")
+def _bearer(incoming: Request) -> str:
+    scheme, _, bearer = incoming.headers.get("Authorization", "").partition(" ")
     return bearer if scheme.lower() == "bearer" else ""
 
 

@@ -114,11 +114,11 @@ def _dock(page: Page, scene: Scene) -> list[Component]:
     return [html.Aside([place_block(b, scene) for b in page.dock], className="dock", **aria(label="What was chosen"))]
 
 
-def trouble(title: str, text: str) -> list[Component]:
+def error_page(title: str, text: str) -> list[Component]:
     """Return a page with an error message."""
-    return [html.H1(title), trouble_note(text)]
+    return [html.H1(title), error_note(text)]
 
 
-def trouble_note(text: str) -> Component:
+def error_note(text: str) -> Component:
     """Return a paragraph with an error message, keeping its line breaks."""
     return html.P(text, className="notice", role="alert", style={"whiteSpace": "pre-wrap"})

@@ -19,7 +19,7 @@ from sensitivity.figures.theme import DARK, LIGHT
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.spec import StudySpec
 
-_MOST_DRAWINGS = 48
+_MAX_FIGURES = 48
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Site:
     cluster: Cluster | None = None
     """Cluster to which studies can be submitted."""
     started: Started = field(default_factory=Started)
-    drawings: Memo = field(default_factory=lambda: Memo(_MOST_DRAWINGS))
+    figure_cache: Memo = field(default_factory=lambda: Memo(_MAX_FIGURES))
     """Cache of drawn figures, by their content, so that returning to a page draws nothing again."""
     compute_queue: ComputeQueue = field(default_factory=ComputeQueue)
 
@@ -49,7 +49,7 @@ class Site:
         path = pathname or "/"
         return "/" + path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
 
-    def expect(self, address: Address) -> None:
+    def preload(self, address: Address) -> None:
         """Start reading a study while the browser is still loading its page."""
 
         def read() -> None:
@@ -64,7 +64,7 @@ class Site:
     def in_turn(self, scene: Scene, block: FigureBlock | TextBlock) -> Iterator[None]:
         """Hold the compute queue for a block; its slow steps are computed first, each with its own turn."""
         if block.steps:
-            self.compute_queue.give_way()
+            self.compute_queue.wait_for_others()
             with contextlib.suppress(StorageError):  # the block reports it
                 if scene.results.target is not None and "target" in (block.depends or ()):
                     scene.results.tables.meeting(*scene.results.target)  # outside a turn: reading blocks nobody

@@ -22,7 +22,7 @@ from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
 from sensitivity.study.words import duration
 
-_FATES = ("diverged", "stopped", "failed", "interrupted")
+_OUTCOMES = ("diverged", "stopped", "failed", "interrupted")
 
 
 def register(app: Dash, site: Site, routes: str) -> None:
@@ -54,19 +54,19 @@ def _shown(app: Dash, site: Site) -> None:
         except UserError:  # the page itself reports it
             return None, ""
         now = datetime.datetime.now(tz=datetime.UTC)
-        said = standing(entry, holder, now, settling=holder is not None and not own)
-        key = f"{study} {said} {holder}"
+        texts = status_texts(entry, holder, now, settling=holder is not None and not own)
+        key = f"{study} {texts} {holder}"
         if key == before:
             raise PreventUpdate
-        return list(_strip(site, entry, holder, said)), key
+        return list(_strip(site, entry, holder, texts)), key
 
 
-def standing(entry: Entry, holder: Holder | None, now: datetime.datetime, *, settling: bool) -> tuple[str, ...]:
+def status_texts(entry: Entry, holder: Holder | None, now: datetime.datetime, *, settling: bool) -> tuple[str, ...]:
     """Return the state of a study, its counts, and the time left, one text each."""
     total = entry.summary.total
     done = total.planned - total.waiting
     counts = [f"{done:,} of {total.planned:,} runs"]
-    counts += [f"{n:,} {fate}" for fate in _FATES if (n := getattr(total, fate))]
+    counts += [f"{n:,} {outcome}" for outcome in _OUTCOMES if (n := getattr(total, outcome))]
     if holder is None:
         return ("Complete" if entry.summary.complete else "Not running", *counts)
     if settling:
@@ -80,10 +80,10 @@ def _rounded(seconds: float) -> str:
     return duration(round(seconds / 10) * 10) if seconds >= 20 else f"{round(seconds)} s"
 
 
-def _strip(site: Site, entry: Entry, holder: Holder | None, said: tuple[str, ...]) -> Iterator[Component]:
-    state, *counts = said
-    look = "live-badge" if holder is not None else "good" if state == "Complete" else ""
-    yield html.Span(state, className=f"badge {look}", title="" if holder is None else str(holder))
+def _strip(site: Site, entry: Entry, holder: Holder | None, texts: tuple[str, ...]) -> Iterator[Component]:
+    state, *counts = texts
+    badge_class = "live-badge" if holder is not None else "good" if state == "Complete" else ""
+    yield html.Span(state, className=f"badge {badge_class}", title="" if holder is None else str(holder))
     yield html.Span(" · ".join(counts), className="counted")
     if site.may_run and holder is not None:
         yield stop_button(entry.name)
@@ -102,7 +102,7 @@ def _resume(app: Dash, site: Site) -> None:
             raise PreventUpdate
         try:
             spec, root = site.catalog.load(str(asked["study"])).spec, site.catalog.root
-            site.started.start(root, jobs.keep(root, spec.to_toml(), spec), spec)
+            site.started.start(root, jobs.store_study_file(root, spec.to_toml(), spec), spec)
         except UserError as error:
             return str(error)
         return f"{spec.name} continues with its missing runs."

@@ -110,7 +110,7 @@ def with_form(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, An
     form = {field.id["path"] for field in form_of(raw, ())[0]}
     for path, value in values.items():
         if path in form:
-            put(filled, json.loads(path), value_of(str(value or "")))
+            set_value(filled, json.loads(path), value_of(str(value or "")))
     return filled
 
 
@@ -127,7 +127,7 @@ def value_at(raw: Mapping[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
-def put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def set_value(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Set the value at `path`, or remove it if `value` is None."""
     table = raw
     for part in path[:-1]:

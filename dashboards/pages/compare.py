@@ -30,7 +30,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS, USUAL, Metric
 from sensitivity.study.words import duration
 
-MOST = 4
+MAX_STUDIES = 4
 """Largest number of studies on a page."""
 
 
@@ -42,7 +42,7 @@ def compare_page(site: Site) -> TopPage:
         return [
             html.H1("Compare studies"),
             html.P(
-                f"Up to {MOST} studies: results, study files, maps on one colour scale, and the differences of maps.",
+                f"Up to {MAX_STUDIES} studies: results, study files, maps on one colour scale, and map differences.",
                 className="lead",
             ),
             html.Section(
@@ -52,7 +52,7 @@ def compare_page(site: Site) -> TopPage:
                         label="Studies",
                         data=list(site.catalog.places()),
                         value=list(address.others),
-                        maxValues=MOST,
+                        maxValues=MAX_STUDIES,
                         size="xs",
                         miw=320,
                         clearable=True,
@@ -94,7 +94,7 @@ def register(app: Dash, site: Site) -> None:
     )
     def choose(names: list[str] | None, metric: str, pathname: str, search: str) -> dict[str, str | int | bool]:
         address = parse(site.inner(pathname), search)
-        others = tuple(name for name in names or () if name in site.catalog.places())[:MOST]
+        others = tuple(name for name in names or () if name in site.catalog.places())[:MAX_STUDIES]
         chosen = metric if isinstance(metric, str) and metric != "test_accuracy" else None
         written = search_of(replace(address, others=others).under(metric=chosen))
         if address.page != "compare" or written == search_of(address):
@@ -125,7 +125,7 @@ def found(site: Site, address: Address, theme: str | None, name: str) -> tuple[S
 def _metrics(site: Site, address: Address) -> tuple[Metric, ...]:
     """Return the metrics of the compared studies; the usual ones if no study is chosen yet."""
     found: list[Metric] = []
-    for name in address.others[:MOST]:
+    for name in address.others[:MAX_STUDIES]:
         with contextlib.suppress(UserError):  # the comparison reports the error
             found += site.catalog.load(name).spec.measured()
     return tuple(dict.fromkeys((*(found or USUAL), METRICS["test_accuracy"])))
@@ -135,7 +135,7 @@ def _scenes(site: Site, address: Address, theme: str | None) -> tuple[list[Scene
     """Return a scene for each study, and the error messages of the others."""
     scenes, faults = [], []
     view = View(metric=address.view.metric or METRICS["test_accuracy"].name)
-    for name in address.others[:MOST]:
+    for name in address.others[:MAX_STUDIES]:
         try:
             scenes.append(site.scene(Address(page="robustness", study=name, view=view), theme)[0])
         except UserError as error:

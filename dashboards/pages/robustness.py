@@ -39,8 +39,8 @@ def curves_exhibit(name: str, subject: str, optimizers: Sequence[str]) -> Exhibi
 
     def draw(curves: Sequence[CellCurves], theme: Theme) -> go.Figure:
         figure: go.Figure = draw_curves(curves, theme=theme, subject=subject, optimizers=optimizers)
-        said = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)
-        return figure.update_layout(title_subtitle_text=said)
+        subtitle = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)
+        return figure.update_layout(title_subtitle_text=subtitle)
 
     return Exhibit(
         name=name, section="", title=f"Learning curves of {subject}", compute=tuple, draw=draw, data=curve_data,

@@ -28,7 +28,7 @@ from sensitivity.study.annotations import Noted, parse_tags
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.words import duration
 
-_MOST_LINES = 200
+_MAX_LINES = 200
 """Largest number of lines of a run's log."""
 
 
@@ -159,13 +159,13 @@ def _run(scene: Scene, run: Mapping[str, Any], noted: Noted, *, may_note: bool) 
 def _log(scene: Scene, run: str) -> list[Component]:
     """Return the last lines of the log of a run that is being recorded; empty if it has no log."""
     try:
-        text = read_lines(scene.loaded.directory, run, _MOST_LINES)
+        text = read_lines(scene.loaded.directory, run, _MAX_LINES)
     except StorageError as error:
         text = str(error)
     return [html.Details([html.Summary("Log"), html.Pre(text, tabIndex="0")])] if text else []
 
 
-def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None = None) -> list[Component]:
+def _notes(run: str, noted: Noted, message: str = "", typed: tuple[str, str] | None = None) -> list[Component]:
     """Return the form for a run's note and tags, with what was typed into it if it was not saved."""
     note, tags = typed or (noted.note, ", ".join(noted.tags))
     return [
@@ -180,7 +180,7 @@ def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None
         html.Div(
             [
                 html.Button("Save", id="save-note", className="quiet"),
-                html.Span(said, id="saved", role="status", className="note"),
+                html.Span(message, id="saved", role="status", className="note"),
             ],
             className="settle",
         ),

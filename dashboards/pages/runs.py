@@ -28,7 +28,7 @@ from sensitivity.study.spec import StudySpec
 
 _GROUPS = ("Settings", "Results", "How it ran", "Notes")
 _COSTS = ("status", "steps", "epochs", "train_seconds", "eval_seconds", "flops", "message")
-_MOST_TAGS = 12
+_MAX_TAGS = 12
 _STATUSES = (
     Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED, Status.PENDING,
 )  # fmt: skip
@@ -38,7 +38,7 @@ _STATUSES = (
 def _grid(scene: Scene) -> Component:
     runs, listing = scene.loaded.runs, scene.address.listing
     shown = shown_columns(runs, listing)
-    sort = {name: ("desc" if falls else "asc", at) for at, (name, falls) in enumerate(listing.sort)}
+    sort = {name: ("desc" if descending else "asc", at) for at, (name, descending) in enumerate(listing.sort)}
     model = grid_model([one for one in listing.where if one.column in available(runs)], numeric(runs))
     return html.Section(
         [
@@ -259,7 +259,7 @@ def _filter_row(scene: Scene) -> Component:
     """Return buttons for each status and tag, with their numbers of runs, and for the other filters that are set."""
     runs, where = scene.results.runs, scene.address.listing.where
     left = len(listed(runs, scene.address.listing)) if where else len(runs)
-    said = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
+    counted = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
     counts = runs["status"].value_counts()
     statuses = [(status.value, int(counts[status.value])) for status in _STATUSES if status.value in counts]
     tags = Counter(tag for text in runs["tags"].unique() if text for tag in parse_tags(text))
@@ -267,7 +267,7 @@ def _filter_row(scene: Scene) -> Component:
         tags[tag] = int(runs["tags"].str.split(", ").map(lambda found, tag=tag: tag in found).sum())
     buttons = [
         *(_quick("status", name, f"{name} {count:,}", where, dot=True) for name, count in statuses),
-        *(_quick("tags", tag, f"{tag} {count:,}", where) for tag, count in tags.most_common(_MOST_TAGS)),
+        *(_quick("tags", tag, f"{tag} {count:,}", where) for tag, count in tags.most_common(_MAX_TAGS)),
     ]
     offered = {(c, v) for c, names in (("status", dict(statuses)), ("tags", tags)) for v in names}
     others = [one for one in where if one.column in available(runs) and not _is_quick(one, offered)]
@@ -281,7 +281,7 @@ def _filter_row(scene: Scene) -> Component:
         )
         for one in {one.column: one for one in others}.values()
     ]
-    return html.Div([*buttons, *chips, html.Span(said, className="counted", role="status")], className="quick")
+    return html.Div([*buttons, *chips, html.Span(counted, className="counted", role="status")], className="quick")
 
 
 def _is_quick(where: Where, offered: set[tuple[str, str]]) -> bool:

@@ -16,7 +16,7 @@ from dashboards.security import is_loopback, origin_of
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 
-_MOST_PORT = 65535
+_MAX_PORT = 65535
 
 
 def serve(
@@ -97,6 +97,6 @@ def _bind(server: object, host: str, port: int) -> BaseWSGIServer:
         except OSError as error:
             raise UserError(
                 f"can't listen on {host}:{port} ({error.strerror})\n"
-                f"  Give another --port from 1 to {_MOST_PORT}, or 0 for a free one"
+                f"  Give another --port from 1 to {_MAX_PORT}, or 0 for a free one"
             ) from None
     return make_server(host, port, server, threaded=True)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ _NEEDED = {
 _OLDEST_PYTHON = (3, 11)
 
 
-def lacking() -> str:
+def missing_requirements() -> str:
     """Return in words what this Python lacks to run a study; empty if nothing."""
     if sys.version_info < _OLDEST_PYTHON:
         return f"Python {sys.version.split()[0]}; a study needs {'.'.join(map(str, _OLDEST_PYTHON))} or later"
@@ -37,7 +37,7 @@ def lacking() -> str:
 
 def main() -> None:
     """Run the command, or report what to install."""
-    if what := lacking():
+    if what := missing_requirements():
         print(
             f"error: the cluster's Python, {sys.executable}, is {what}\n"
             "  Install that on every node (best in its image), and start Ray with that environment first in PATH",

@@ -39,7 +39,7 @@ def show_figure(study_dir: str, name: str | None, options: Sequence[str], output
     if name is not None:
         exhibit = catalogue.find(name)
         if output is not None:
-            _refuse(output, _SUFFIXES if exhibit.draw else tuple(s for s in _SUFFIXES if s not in _OF_FIGURES))
+            _check_suffix(output, _SUFFIXES if exhibit.draw else tuple(s for s in _SUFFIXES if s not in _OF_FIGURES))
     elif output is not None:
         raise UserError(f"{output}: name an exhibit to write to it, such as {catalogue.EXHIBITS[0].name}")
     results = StudyResults(read_tables(place(study_dir)))
@@ -53,7 +53,7 @@ def show_figure(study_dir: str, name: str | None, options: Sequence[str], output
             return
         target = output or Path(f"{found.name}.html")
         if output is None:
-            _refuse(target, _SUFFIXES)
+            _check_suffix(target, _SUFFIXES)
         written = _write(found, results.spec.name, target)
     except NothingToShowError as error:
         raise UserError(f"{study_dir}: {name} has nothing to show\n  {error}") from None
@@ -74,7 +74,7 @@ def _options(given: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _refuse(target: Path, suffixes: Sequence[str]) -> None:
+def _check_suffix(target: Path, suffixes: Sequence[str]) -> None:
     if target.suffix.lower()[1:] not in suffixes:
         allowed = ", ".join(f".{suffix}" for suffix in suffixes)
         raise UserError(f"{target}: the suffix of the file must give its format\n  Use one of: {allowed}")

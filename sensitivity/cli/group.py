@@ -9,7 +9,7 @@ import typer
 
 from sensitivity.study.errors import UserError
 
-_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Faults of the machine that any system call may raise, anywhere in the code."""
 
 
@@ -32,7 +32,7 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt:
             raise Stopped from None
         except OSError as error:
-            if error.errno not in _OF_THE_SYSTEM:
+            if error.errno not in _SYSTEM_ERRORS:
                 raise
             where = f"{error.filename}: " if error.filename is not None else ""
             raise UserError(

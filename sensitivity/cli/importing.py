@@ -20,21 +20,22 @@ def import_source(source: str, name: str, mapping_file: Path | None, storage: st
     Raises:
         UserError: the source can't be read, or its columns are ambiguous.
     """
-    beside = Path(f"{name}.map.toml")
-    if mapping_file is None and beside.exists():
+    mapping_path = Path(f"{name}.map.toml")
+    if mapping_file is None and mapping_path.exists():
         raise UserError(
-            f"{beside} exists already\n  Import with it: --map {beside}; or remove it, to infer a new mapping"
+            f"{mapping_path} exists already\n"
+            f"  Import with it: --map {mapping_path}; or remove it, to infer a new mapping"
         )
     directory = place(storage).child(name)
-    command = f"sensitivity import {source} --as {name} --map {beside}"
+    command = f"sensitivity import {source} --as {name} --map {mapping_path}"
     try:
         found = import_study(source, directory, None if mapping_file is None else read_mapping(mapping_file))
     except OpenQuestionsError as error:
-        write_output(beside, error.guess.text(error.source, command).encode())
-        raise UserError(f"{error}\n  Answer them in {beside}, and import with it:\n  {command}") from None
+        write_output(mapping_path, error.guess.text(error.source, command).encode())
+        raise UserError(f"{error}\n  Answer them in {mapping_path}, and import with it:\n  {command}") from None
     if found.guessed is not None:
-        write_output(beside, found.guessed.text(found.source, command).encode())
-    yield from _lines(found, beside if found.guessed is not None else mapping_file)
+        write_output(mapping_path, found.guessed.text(found.source, command).encode())
+    yield from _lines(found, mapping_path if found.guessed is not None else mapping_file)
 
 
 def _lines(found: Imported, mapping_file: Path | None) -> Iterator[str]:

@@ -25,8 +25,8 @@ def show_studies(root: str | None, *, as_json: bool) -> None:
     where = place(STUDIES if root is None else root)
     if root is not None and where.is_local and not os.path.isdir(where.path):  # noqa: PTH112 - Path's may raise
         there = os.path.exists(where.path)  # noqa: PTH110
-        said = f"{root}: {'a file, not a folder' if there else 'no such folder'}"
-        raise UserError(f"{said}\n  Give a folder of studies; `sensitivity run quickstart` creates one")
+        message = f"{root}: {'a file, not a folder' if there else 'no such folder'}"
+        raise UserError(f"{message}\n  Give a folder of studies; `sensitivity run quickstart` creates one")
     found = [_study(directory) for directory in studies(where)]
     if as_json:
         print(json_text(found))

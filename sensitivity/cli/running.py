@@ -47,8 +47,8 @@ def run_study(
     if as_json:
         print(json_text(run_output(outcome)))
     else:
-        again = command_again("run", study, storage=storage, address=address, workers=workers, log=log)
-        _tell(outcome, console, again=again)
+        again = resume_command("run", study, storage=storage, address=address, workers=workers, log=log)
+        _print_outcome(outcome, console, again=again)
     if outcome.interrupted:
         return STOPPED
     if not outcome.trained:
@@ -57,7 +57,7 @@ def run_study(
     return DONE
 
 
-def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
+def _print_outcome(outcome: Outcome, console: Console, *, again: str) -> None:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True)
 
@@ -69,7 +69,7 @@ def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
     line(f"report:  sensitivity report {shlex.quote(outcome.directory)}")
 
 
-def command_again(
+def resume_command(
     command: str,
     study: str,
     *,

@@ -9,9 +9,9 @@ from sensitivity.execution.costs import Price
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.words import count, duration
 
-FEWEST_SEEDS = fewest_seeds(ALPHA / 2)
+MIN_SEEDS = fewest_seeds(ALPHA / 2)
 """Seeds needed to confirm one of two claims that share an error rate."""
-_FEWEST_SIZES = 3
+_MIN_SIZES = 3
 """Batch sizes needed to estimate a critical batch size."""
 
 
@@ -25,9 +25,9 @@ def shrunk(spec: StudySpec, price: Price, seconds: float) -> Sequence[str]:
     def wall(kept: Sequence[int], n: int) -> float:
         return sum(by_size[size] for size in kept) * n / seeds / price.workers
 
-    fewest = min(FEWEST_SEEDS, seeds)
-    while len(sizes) > _FEWEST_SIZES and wall(sizes, fewest) > seconds:
-        sizes.remove(_dearest_between(sizes, by_size))
+    fewest = min(MIN_SEEDS, seeds)
+    while len(sizes) > _MIN_SIZES and wall(sizes, fewest) > seconds:
+        sizes.remove(_most_expensive_between(sizes, by_size))
     kept = next((n for n in range(seeds, 0, -1) if wall(sizes, n) <= seconds), 0)
     if not kept:
         return (
@@ -42,7 +42,7 @@ def shrunk(spec: StudySpec, price: Price, seconds: float) -> Sequence[str]:
         f"To fit into {duration(seconds)}, set in the study file:",
         *(f"  {edit}" for edit in edits),
         f"That drops {' and '.join(drops)}, and takes {duration(wall(sizes, kept))}. Existing runs are kept.",
-        *_survives(sizes, kept),
+        *_remaining_answers(sizes, kept),
     )
 
 
@@ -51,12 +51,12 @@ def _seeds(seeds: Sequence[int]) -> str:
     return str(len(seeds) if list(seeds) == list(range(len(seeds))) else list(seeds))
 
 
-def _survives(sizes: Sequence[int], seeds: int) -> Sequence[str]:
-    confirmed = seeds >= FEWEST_SEEDS
-    scaling = "can be answered" if confirmed and len(sizes) >= _FEWEST_SIZES else "gets a direction at most"
-    why = "" if confirmed else f": a claim needs {FEWEST_SEEDS} seeds"
-    if len(sizes) < _FEWEST_SIZES:
-        why += f"; a critical batch size needs {_FEWEST_SIZES} batch sizes"
+def _remaining_answers(sizes: Sequence[int], seeds: int) -> Sequence[str]:
+    confirmed = seeds >= MIN_SEEDS
+    scaling = "can be answered" if confirmed and len(sizes) >= _MIN_SIZES else "gets a direction at most"
+    why = "" if confirmed else f": a claim needs {MIN_SEEDS} seeds"
+    if len(sizes) < _MIN_SIZES:
+        why += f"; a critical batch size needs {_MIN_SIZES} batch sizes"
     return (
         f"  Scaling with batch size {scaling}{why}.",
         f"  Sensitivity {'can be answered, with wider intervals' if confirmed else f'gets a direction at most{why}'}.",
@@ -71,7 +71,7 @@ def _by_size(price: Price) -> Mapping[int, float]:
     return found
 
 
-def _dearest_between(sizes: Sequence[int], by_size: Mapping[int, float]) -> int:
+def _most_expensive_between(sizes: Sequence[int], by_size: Mapping[int, float]) -> int:
     """Return the most expensive batch size between the ends, which are kept because they span the range in question."""
     between = sorted(sizes)[1:-1]
     return max(between, key=lambda size: by_size[size])

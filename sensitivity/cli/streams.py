@@ -30,7 +30,7 @@ _SUBSTITUTES = {
 }  # fmt: skip
 _SURROGATE_BYTES = range(0xDC80, 0xDD00)
 """Code points that represent the bytes of file names that are not valid text (PEP 383)."""
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF, errno.ENXIO)
+_READER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF, errno.ENXIO)
 """Errors of a stream that nobody reads any more, which don't count as failures."""
 
 
@@ -95,7 +95,7 @@ class _Output(io.RawIOBase):
         """Whether the error was a missing reader: the other end of a pipe, or a terminal that was closed."""
         if self.fault is None:
             return False
-        return self.fault.errno in _GONE or (self.fault.errno == errno.EIO and self._device)
+        return self.fault.errno in _READER_GONE or (self.fault.errno == errno.EIO and self._device)
 
     def writable(self) -> bool:
         return True
@@ -114,10 +114,10 @@ class _Output(io.RawIOBase):
             except BlockingIOError:  # a full pipe that another process made non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as error:
-                self._lose(error)
+                self._discard_output(error)
         return len(view)
 
-    def _lose(self, fault: OSError) -> None:
+    def _discard_output(self, fault: OSError) -> None:
         self.fault = fault
         with contextlib.suppress(OSError):  # also for child processes and libraries that use the descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -30,7 +30,7 @@ def style_axis(update: Callable[..., Any], parameter: str, values: Sequence[floa
     update(type="log" if log else "linear", range=bounds, row=row, col=column, **ticks)
 
 
-def falls(parameter: str) -> bool:
+def is_reversed(parameter: str) -> bool:
     """Whether the axis of a hyperparameter is reversed: its coordinate, such as 1 − momentum, decreases as it grows."""
     return hyperparameter(parameter).scale == "one_minus"
 

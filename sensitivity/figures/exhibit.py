@@ -44,7 +44,7 @@ class Option:
     """Whether it is the field of ``View`` with this name, and defaults to the current view's value."""
     free: bool = False
     """Whether it has many values, each valid with any other option; only the first is shown by default."""
-    none: Callable[[StudyResults], str] = lambda _: NO_RESULT
+    why_empty: Callable[[StudyResults], str] = lambda _: NO_RESULT
     """Explains why there is nothing to show if the option has no values."""
 
 
@@ -144,13 +144,13 @@ def computed(exhibit: Exhibit[T], results: StudyResults, /, **options: str) -> C
     for option in exhibit.options:
         values = option.values(results)
         if not values:
-            raise NothingToShowError(option.none(results))
+            raise NothingToShowError(option.why_empty(results))
         chosen[option.name] = options.get(option.name, next(iter(values)))
         if chosen[option.name] not in values:
             raise KeyError(chosen[option.name])
-    looked_at = {option.name: chosen[option.name] for option in exhibit.options if option.of_view}
-    rest = {name: key for name, key in chosen.items() if name not in looked_at}
-    return Computed(exhibit, exhibit.compute(results.under(**looked_at), **rest), chosen)
+    view_options = {option.name: chosen[option.name] for option in exhibit.options if option.of_view}
+    rest = {name: key for name, key in chosen.items() if name not in view_options}
+    return Computed(exhibit, exhibit.compute(results.under(**view_options), **rest), chosen)
 
 
 # Options that several exhibits share.
@@ -188,5 +188,5 @@ PAIR = Option(
     name="pair",
     label="Compared",
     values=pairs,
-    none=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
+    why_empty=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
 )

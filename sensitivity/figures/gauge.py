@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-_FARTHEST = math.log(100.0)
+_MAX_LOG_RATIO = math.log(100.0)
 """Largest absolute log ratio that the line shows."""
 _ROOM = 1.15
 
@@ -21,7 +21,7 @@ class Gauge:
     """None if there is no estimate."""
     left: str
     right: str
-    said: str
+    alt_text: str
     """Text alternative for screen readers."""
 
 
@@ -39,12 +39,14 @@ def gauge(
         other: name of the reference.
     """
     sign = -1.0 if flipped else 1.0
-    low, high = sorted(sign * _log(end, end_of) for end, end_of in zip(ends, (-_FARTHEST, _FARTHEST), strict=True))
-    if (low, high) == (-_FARTHEST, _FARTHEST):
+    low, high = sorted(
+        sign * _log(end, end_of) for end, end_of in zip(ends, (-_MAX_LOG_RATIO, _MAX_LOG_RATIO), strict=True)
+    )
+    if (low, high) == (-_MAX_LOG_RATIO, _MAX_LOG_RATIO):
         return None
     known = ratio is not None and math.isfinite(ratio) and ratio > 0
     value = sign * _log(ratio, 0.0) if known else None
-    reach = max(abs(end) for end in (low, high, 2 * math.log(margin)) if abs(end) < _FARTHEST) * _ROOM
+    reach = max(abs(end) for end in (low, high, 2 * math.log(margin)) if abs(end) < _MAX_LOG_RATIO) * _ROOM
 
     def place(at: float) -> float:
         return round(50 + 50 * min(max(at / reach, -1.0), 1.0), 2)
@@ -56,11 +58,11 @@ def gauge(
         value=None if value is None else place(value),
         left=f"{other} ahead",
         right=f"{one} ahead",
-        said=f"The interval on a line from {other} ahead, through equal, to {one} ahead; shaded: within the margin.",
+        alt_text=f"The interval on a line from {other} ahead, through equal, to {one} ahead; shaded: the margin.",
     )
 
 
 def _log(ratio: float | None, otherwise: float) -> float:
     if ratio is None or not math.isfinite(ratio) or ratio <= 0:
         return otherwise
-    return min(max(math.log(ratio), -_FARTHEST), _FARTHEST)
+    return min(max(math.log(ratio), -_MAX_LOG_RATIO), _MAX_LOG_RATIO)

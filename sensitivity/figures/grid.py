@@ -17,7 +17,7 @@ from sensitivity.figures.theme import Theme
 _PANEL_WIDTH = 1020
 """Approximate total width in pixels of the panels of a row, on a desktop page."""
 
-_MOST_VALUES = 120
+_MAX_VALUES = 120
 """Largest number of cells in a panel whose values are written in the cells; beyond it they appear on hover only."""
 
 _LEGEND: dict[CellState, str] = {
@@ -57,7 +57,7 @@ def add_grid(
     width = _PANEL_WIDTH / columns / len(xs)
     height = grid_height(map_) / len(ys)
     add(_heatmap(map_, placed, scale))
-    if width >= 30 and height >= 15 and len(placed) <= _MOST_VALUES:
+    if width >= 30 and height >= 15 and len(placed) <= _MAX_VALUES:
         add(_values(map_, placed, scale, spread=width >= 62 and height >= 32))
     for state, legend in _LEGEND.items():
         cells = [item for item in placed if item[2].state == state]

@@ -20,15 +20,15 @@ LINE = 17
 _TOP, _BOTTOM, _BETWEEN = 74, 92, 96
 _RIGHT, _CHARACTER = 24, 6.1
 """Right margin, and average width of a character of a subtitle, in pixels."""
-_LEADS: tuple[tuple[float, tuple[float, ...]], ...] = (
+_TICK_MULTIPLES: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)),
     (1.4, (1, 2, 5)),
     (3.0, (1, 3)),
     (math.inf, (1,)),
 )
 """(decades, multiples): an axis of up to that many decades has labels at these multiples of each power of ten."""
-_MOST_TICKS = 8
-_LABEL = 0.2
+_MAX_TICKS = 8
+_LABEL_SHARE = 0.2
 """Share of an axis that one label takes; of values that are closer together only one is labelled."""
 
 
@@ -107,14 +107,14 @@ def log_axis(values: Sequence[float], *, base_two: bool = False, pad: float = 0.
         step = math.log10(2)
         ticks = [2.0**k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
     else:
-        leads = next(leads for most, leads in _LEADS if high - low < most)
+        leads = next(leads for most, leads in _TICK_MULTIPLES if high - low < most)
         decades = range(math.floor(low), math.ceil(high) + 1)
         ticks = [lead * 10.0**decade for decade in decades for lead in leads]
         ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
     if len(ticks) < 2:
-        close = math.log10(max(known) / min(known)) < _LABEL * (high - low)
+        close = math.log10(max(known) / min(known)) < _LABEL_SHARE * (high - low)
         ticks = sorted({max(known)} if close else {min(known), max(known)})
-    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)]
+    ticks = ticks[:: -(-len(ticks) // _MAX_TICKS)]
     texts = [f"{tick:,.0f}" if base_two and tick >= 1 else number(tick, 3) for tick in ticks]
     return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": texts}
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from sensitivity.analysis.maps import Cell, RobustnessMap
-from sensitivity.figures.axes import add_extend_mark, falls, style_axis
+from sensitivity.figures.axes import add_extend_mark, is_reversed, style_axis
 from sensitivity.figures.labels import cell_hover
 from sensitivity.figures.scales import Scale
 from sensitivity.figures.theme import Theme
@@ -92,7 +92,7 @@ def add_points(
     xs, ys = [cell.x for cell in map_.cells], [declared.coordinate(cell.y) for cell in map_.cells]
     style_axis(figure.update_xaxes, map_.x_name, xs + ends[map_.x_name], row, column)
     beyond = [declared.coordinate(value) for value in ends[map_.y_name]]
-    flipped = falls(map_.y_name or "")
+    flipped = is_reversed(map_.y_name or "")
     style_axis(figure.update_yaxes, "" if flipped else map_.y_name or "", ys + beyond, row, column)
     if flipped:
         figure.for_each_yaxis(lambda axis: axis.update(range=axis.range[::-1]), row=row, col=column)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.figures.axes import falls
+from sensitivity.figures.axes import is_reversed
 from sensitivity.figures.labels import metric_value, number, safe
 from sensitivity.figures.scales import metric_scale
 from sensitivity.store.schema import PARAM_PREFIX
@@ -32,7 +32,7 @@ _LABELS = {"trial_id": "run", "cell_id": "cell", "started_at": "started", "finis
 _WHOLE = ("batch_size", "steps", "pack_size")
 _LOG_FROM = 20.0
 """Positive numbers are drawn on a logarithmic axis if the largest is at least this many times the smallest."""
-_MOST_TICKS = 7
+_MAX_TICKS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def axis_of(results: StudyResults, runs: pd.DataFrame, column: str) -> Axis:
         name = column.removeprefix(PARAM_PREFIX)
         declared = hyperparameter(name)
         placed = np.array([declared.coordinate(value) if np.isfinite(value) else np.nan for value in values])
-        return _of_numbers(safe(declared.coordinate_label), placed, reverse=falls(name))
+        return _of_numbers(safe(declared.coordinate_label), placed, reverse=is_reversed(name))
     return _of_numbers(run_numbers(results)[column], values)
 
 
@@ -108,10 +108,10 @@ def _of_numbers(label: str, values: np.ndarray, *, reverse: bool = False) -> Axi
     with np.errstate(divide="ignore", invalid="ignore"):
         places = np.where(np.isfinite(values), np.log10(values) if log else values, np.nan)
     at = np.log10(known) if log else known
-    if len(at) > _MOST_TICKS:
+    if len(at) > _MAX_TICKS:
         low, high = float(at[0]), float(at[-1])
         whole = np.arange(np.ceil(low), np.floor(high) + 1) if log else np.array([])
-        at = whole if len(whole) >= 3 else np.linspace(low, high, _MOST_TICKS - 1)
-        at = at[:: -(-len(at) // _MOST_TICKS)]
+        at = whole if len(whole) >= 3 else np.linspace(low, high, _MAX_TICKS - 1)
+        at = at[:: -(-len(at) // _MAX_TICKS)]
     text = tuple(number(10**value if log else value, 3) for value in at.tolist())
     return Axis(label=label, places=places, tickvals=tuple(at.tolist()), ticktext=text, reversed=reverse)

@@ -133,8 +133,8 @@ def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
         step = 10.0 ** math.floor(math.log10((top - bottom) / 4))
         step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= (top - bottom) / 8)
         return [k * step for k in range(math.ceil(bottom / step), math.floor(top / step) + 1)]
-    falls = quantity.scale == "distance" and not quantity.lower_is_better  # a large distance is at the bottom
-    low, high = (-top, -bottom) if falls else (bottom, top)
+    decreasing = quantity.scale == "distance" and not quantity.lower_is_better  # a large distance is at the bottom
+    low, high = (-top, -bottom) if decreasing else (bottom, top)
     decades = range(math.floor(low) - 1, math.ceil(high) + 1)
     steps: Sequence[int] = (1, 2, 5) if top - bottom < 2 else (1,)
     values = [step * 10.0**decade for decade in decades for step in steps]
@@ -143,4 +143,8 @@ def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
         values = [step * 10.0**decade / parts for decade in decades for step in range(parts, 10 * parts)]
     if quantity.scale == "log":
         return values
-    return [quantity.perfect - value for value in reversed(values)] if falls else [quantity.perfect + v for v in values]
+    return (
+        [quantity.perfect - value for value in reversed(values)]
+        if decreasing
+        else [quantity.perfect + v for v in values]
+    )

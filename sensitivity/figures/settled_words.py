@@ -22,7 +22,7 @@ def standing_in_words(standing: Standing | None, runs: int) -> str:
     return "" if standing is None else f"{_STANDING[standing]}, {count(runs, 'run')}"
 
 
-def what_it_took(ledger: Ledger) -> str:
+def settlement_summary(ledger: Ledger) -> str:
     """Return the state of a settlement and the runs it took, compared with the study file's own design."""
     cost, settlement = ledger.cost, ledger.settlement
     took = f"{count(cost.runs, 'run')} and {duration(cost.device_seconds)} of device time"

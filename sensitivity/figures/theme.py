@@ -157,7 +157,7 @@ def colours(theme: Theme) -> tuple[str, ...]:
     return (*single, theme.warning, theme.failed, *theme.lean, *theme.categories)
 
 
-def _stand_ins() -> Theme:
+def _placeholder_theme() -> Theme:
     names = iter(f"#fade{k:02x}" for k in range(len(colours(LIGHT))))
     single = {name: next(names) for name in ("ink", "muted", "grid", "paper", "hatch_fill", "hatch_line")}
     warning, failed, *rest = names
@@ -171,5 +171,5 @@ def _stand_ins() -> Theme:
     )
 
 
-ANY = _stand_ins()
+PLACEHOLDER = _placeholder_theme()
 """Placeholder colours, each for one colour of a theme: a figure drawn with them can be painted in any theme later."""

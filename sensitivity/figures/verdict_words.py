@@ -14,7 +14,7 @@ from sensitivity.analysis.verdict import Verdict
 from sensitivity.analysis.view import Target
 from sensitivity.figures.gauge import Gauge, gauge
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
-from sensitivity.figures.settled_words import next_look, role, settling_price, what_it_took
+from sensitivity.figures.settled_words import next_look, role, settlement_summary, settling_price
 from sensitivity.study import amendments
 from sensitivity.study.primary import Pair
 from sensitivity.study.words import duration
@@ -31,18 +31,18 @@ _HEADLINES = {
     ("sensitivity", "worse"): "{one} is more sensitive than {other}: tuning it takes more trials.",
     ("sensitivity", "equivalent"): "{one} and {other} are equally sensitive, within the margin.",
 }
-_LEANS = {
+_DIRECTIONS = {
     ("scaling", True): "{one} scaling further with batch size than {other}",
     ("scaling", False): "{one} scaling less far with batch size than {other}",
     ("sensitivity", True): "{one} being cheaper to tune than {other}",
     ("sensitivity", False): "{one} being more costly to tune than {other}",
 }
 """By question, and by whether the candidate is ahead."""
-_NOT_ASKED = (
+_NOT_COVERED = (
     "The settlement did not cover this question with this target and margin, and the design of the study file has not"
     " been run."
 )
-_SETTLE = "Or let `sensitivity settle` run what the questions need, on fresh seeds. {price}"
+_SETTLE_HINT = "Or let `sensitivity settle` run what the questions need, on fresh seeds. {price}"
 _RUNNING = "The study is running: its missing runs are in progress, and the answer may change."
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
@@ -98,17 +98,17 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
             continue
         own = answer_in_words(conclusion.claim, target=results.target, running=results.tables.running)
         if OWN_DESIGN_WAITS in results.cautions:  # otherwise every reason would say that it has no runs
-            own = replace(own, reasons=(_NOT_ASKED,), settle=own.settle[:1])
+            own = replace(own, reasons=(_NOT_COVERED,), settle=own.settle[:1])
         further = ""
         if ledger is not None and ledger.settlement is None:
-            further = f"A settlement is under way; the same command continues it. {what_it_took(ledger)}"
+            further = f"A settlement is under way; the same command continues it. {settlement_summary(ledger)}"
         elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
-            further = _SETTLE.format(price=settling_price(results))
-        found.append(replace(own, settle=(*own.settle, _itself(further))) if further else own)
+            further = _SETTLE_HINT.format(price=settling_price(results))
+        found.append(replace(own, settle=(*own.settle, _settle_proposal(further))) if further else own)
     return tuple(found)
 
 
-def _itself(text: str) -> Proposal:
+def _settle_proposal(text: str) -> Proposal:
     return Proposal(text=text, code="settle")
 
 
@@ -120,11 +120,11 @@ def _settled(answer: amendments.Answer) -> Answer:
     return Answer(
         question=_QUESTIONS[answer.claim.question].format(**names),
         answer=answer.answer,
-        headline=headline.format(**names) if headline else _not_settled(answer, names),
+        headline=headline.format(**names) if headline else _unsettled_headline(answer, names),
         role=role(answer),
         effect=answer.says,
         reasons=merged(text for text in (answer.reason,) if text and text not in answer.says),
-        settle=(_itself(more),) if more else (),
+        settle=(_settle_proposal(more),) if more else (),
         gauge=gauge(
             ratio=answer.estimate,
             ends=(answer.low, answer.high),
@@ -139,7 +139,7 @@ def answer_in_words(claim: Claim, *, target: Target | None = None, running: bool
     """Return a verdict in words; if the study is running, the text says so instead of proposing to run it."""
     verdict = claim.verdict
     names = {"one": optimizer_name(verdict.candidate), "other": optimizer_name(verdict.reference)}
-    headline = _HEADLINES.get((verdict.question, verdict.answer), _open(verdict, running=running))
+    headline = _HEADLINES.get((verdict.question, verdict.answer), _open_headline(verdict, running=running))
     rate = f"{claim.rate:.2%}" if claim.rate else "0: nothing is claimed at this look"
     return Answer(
         question=_QUESTIONS[verdict.question].format(**names),
@@ -179,7 +179,7 @@ def _gauge(verdict: Verdict, names: dict[str, str]) -> Gauge | None:
     )
 
 
-def _open(verdict: Verdict, *, running: bool) -> str:
+def _open_headline(verdict: Verdict, *, running: bool) -> str:
     """Return the headline of a question without an answer, with name fields: which way it points, if any."""
     low, high = verdict.effect.interval or (math.nan, math.nan)
     if math.isnan(low) and math.isnan(high):
@@ -187,17 +187,17 @@ def _open(verdict: Verdict, *, running: bool) -> str:
     begun = "Still running. So far it" if running else "Not settled. It"
     if low <= 1 <= high:
         return f"{begun} may be either way."
-    return f"{begun} points to {_LEANS[verdict.question, (low > 1) == (verdict.question == 'scaling')]}."
+    return f"{begun} points to {_DIRECTIONS[verdict.question, (low > 1) == (verdict.question == 'scaling')]}."
 
 
-def _not_settled(answer: amendments.Answer, names: dict[str, str]) -> str:
+def _unsettled_headline(answer: amendments.Answer, names: dict[str, str]) -> str:
     """Return the headline of a question that a settlement has left open."""
     if answer.answer == "blocked":
         return "No budget would settle this study as it is."
     if answer.direction not in ("better", "worse"):
         return "Not settled."
-    leans = _LEANS[answer.claim.question, answer.direction == "better"]
-    return f"Not settled. It points to {leans.format(**names)}."
+    direction = _DIRECTIONS[answer.claim.question, answer.direction == "better"]
+    return f"Not settled. It points to {direction.format(**names)}."
 
 
 def _effect(verdict: Verdict, names: dict[str, str]) -> str:

@@ -1,8 +1,8 @@
 """Figures inside a page: plotly.js once, and each figure and its data compressed with gzip in base 64.
 
 The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so
-that a report with many figures opens at once. A figure is drawn in placeholder colours (``theme.ANY``), which the page
-replaces by those of the current theme; the template is embedded once.
+that a report with many figures opens at once. A figure is drawn in placeholder colours (``theme.PLACEHOLDER``), which
+the page replaces by those of the current theme; the template is embedded once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sensitivity.figures.data import Data
-from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
+from sensitivity.figures.theme import CONFIG, DARK, LIGHT, PLACEHOLDER, Theme, colours
 
-_MOST_ROWS = 6_000
+_MAX_ROWS = 6_000
 """Largest number of data rows per figure; `sensitivity export` writes all runs, the folder `curves` has the curves."""
 _WIDE = 1000
 """Page width in pixels below which a figure without a width of its own is scrolled."""
@@ -63,7 +63,7 @@ class Figures:
     """Data -> name of the script element that contains them: data of several figures are stored once."""
 
     def add(self, name: str, figure: go.Figure, data: Data) -> Embedded:
-        """Add a figure, drawn with ``theme.ANY``, and its data."""
+        """Add a figure, drawn with ``theme.PLACEHOLDER``, and its data."""
         self.drawn[name] = _content(figure)
         self.packed.append(_packed(f"figure-{name}", self.drawn[name]))
         layout = figure.layout
@@ -76,7 +76,7 @@ class Figures:
 
     def add_data(self, name: str, data: Data) -> Embedded:
         """Add data without a figure."""
-        held = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
+        held = Data(columns=data.columns, rows=data.rows[:_MAX_ROWS])
         table = "".join(",".join(row) + "\r\n" for row in held.fields())
         if table not in self.tables:
             self.tables[table] = name
@@ -87,7 +87,7 @@ class Figures:
         """Return the script elements of the figures and data and, if there is a figure, of the library and themes."""
         if not self.drawn:
             return "".join(self.packed)
-        themes = {theme.name: dict(zip(colours(ANY), colours(theme), strict=True)) for theme in (LIGHT, DARK)}
+        themes = {theme.name: dict(zip(colours(PLACEHOLDER), colours(theme), strict=True)) for theme in (LIGHT, DARK)}
         shared = json.dumps({"config": CONFIG, "template": _template(), "themes": themes})
         return "".join((_library(), _packed("shared", shared), *self.packed))
 
@@ -95,7 +95,7 @@ class Figures:
 def in_theme(figure: str, theme: Theme) -> dict[str, Any]:
     """Return a figure of `Figures.drawn` in the colours of a theme, with its template, ready for Plotly."""
     text = figure
-    for stand_in, colour in zip(colours(ANY), colours(theme), strict=True):
+    for stand_in, colour in zip(colours(PLACEHOLDER), colours(theme), strict=True):
         text = text.replace(stand_in, colour)
     content: dict[str, Any] = json.loads(text)
     content["layout"]["template"] = theme.template().to_plotly_json()
@@ -112,7 +112,7 @@ def _content(figure: go.Figure) -> str:
 
 
 def _template() -> Any:
-    empty = go.Figure(layout={"template": ANY.template()})
+    empty = go.Figure(layout={"template": PLACEHOLDER.template()})
     return json.loads(empty.to_json())["layout"]["template"]
 
 

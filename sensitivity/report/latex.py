@@ -63,7 +63,7 @@ def _escaped(letter: str) -> str:
 def booktabs(table: Table, label: str) -> str:
     """Return a table with booktabs rules in a float of its own, at most as wide as the text."""
     columns = _columns(table)
-    header = " & ".join(map(_head, table.header, columns)) + r" \\"
+    header = " & ".join(map(_header_cell, table.header, columns)) + r" \\"
     body = [" & ".join(map(_cell, row, columns)) + r" \tabularnewline" for row in table.rows]
     lines = [
         r"\begin{table}", r"  \centering\small" + (r"\tabcolsep=3pt" if len(columns) > _MANY else ""),
@@ -94,7 +94,7 @@ def _cell(value: object, column: str) -> str:
     return (r"\raggedright " if column.startswith("p") else "") + escaped(value)
 
 
-def _head(text: str, column: str) -> str:
+def _header_cell(text: str, column: str) -> str:
     """Return a column header, broken into lines if it is much longer than the column's text."""
     lines = _lines(text)
     if len(lines) == 1 or column.startswith("p"):

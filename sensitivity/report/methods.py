@@ -17,9 +17,9 @@ from sensitivity.figures.labels import (
     target_in_words,
     target_label,
 )
-from sensitivity.figures.settled_words import what_it_took
+from sensitivity.figures.settled_words import settlement_summary
 from sensitivity.figures.verdict_words import answers
-from sensitivity.report.story import what_was_run, where_it_stands
+from sensitivity.report.story import design_sentences, status_sentences
 from sensitivity.study.amendments import PHASE_NAMES
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS
@@ -37,7 +37,7 @@ def methods(results: StudyResults) -> tuple[str, ...]:
 
 def _protocol(results: StudyResults) -> Iterator[str]:
     spec = results.spec
-    yield what_was_run(spec, begun=results.summary.begun)
+    yield design_sentences(spec, begun=results.summary.begun)
     for name, arm in spec.optimizers.items():
         axes = arm.axes()
         drawn = tuple(parameter for parameter, axis in axes.items() if axis.varies)
@@ -67,7 +67,7 @@ def _protocol(results: StudyResults) -> Iterator[str]:
 
 def _settlement(ledger: Ledger) -> Iterator[str]:
     """Yield sentences on what a settlement ran, phase by phase."""
-    yield what_it_took(ledger)
+    yield settlement_summary(ledger)
     for phase, name in PHASE_NAMES.items():
         steps = [entry for entry in ledger.entries if entry.step.phase == phase]
         runs = sum(entry.cost.runs for entry in steps)
@@ -92,7 +92,7 @@ def _judgement(results: StudyResults) -> Iterator[str]:
     )
     yield from dict.fromkeys(f"{answer.question} {answer.role}" for answer in answers(results))
     if results.summary.begun or results.tables.ledger is None:
-        yield where_it_stands(results.summary)
+        yield status_sentences(results.summary)
     for caution in (*results.look_cautions, *results.cautions):
         yield caution.text
 

@@ -9,7 +9,7 @@ from sensitivity.analysis.names import merged
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.exhibit import PAIR, pair_of
 from sensitivity.figures.labels import target_in_words
-from sensitivity.figures.settled_words import what_it_took
+from sensitivity.figures.settled_words import settlement_summary
 from sensitivity.figures.verdict_words import answers
 from sensitivity.report import story
 from sensitivity.report.exhibits import StudyPage
@@ -35,19 +35,19 @@ def opening(page: StudyPage) -> Opening:
     results = page.results
     total = results.summary.total
     begun, ledger = results.summary.begun, results.tables.ledger
-    said = [story.what_was_run(results.spec, begun=begun), story.where_it_stands(results.summary)]
+    sentences = [story.design_sentences(results.spec, begun=begun), story.status_sentences(results.summary)]
     settled_alone = ledger is not None and not begun
     if ledger is not None and settled_alone:
-        said = [what_it_took(ledger)]
+        sentences = [settlement_summary(ledger)]
     if results.tables.unplanned:
-        said.append(
+        sentences.append(
             f"{results.tables.unplanned:,} further runs are kept in the directory but belong to no cell of the current"
             " plan; they are not counted here."
         )
     return Opening(
         id=f"{page.prefix}summary",
         description=results.spec.description,
-        parts=(*(_answers(page) if total.planned else ()), *map(Paragraph, said)),
+        parts=(*(_answers(page) if total.planned else ()), *map(Paragraph, sentences)),
         tiles=() if settled_alone else (
             ("planned", total.planned), ("completed", total.completed), ("diverged", total.diverged),
             *((("stopped early", total.stopped),) if total.stopped else ()),
@@ -67,15 +67,15 @@ def _answers(page: StudyPage) -> tuple[Part, ...]:
         *([Paragraph(on, muted=True)] if on else []),
         *tabs(page.prefix + PAIR.name, PAIR.label, _by_pair(results)),
         *([Exhibited(notes=looks)] if looks else []),
-        *_untold(page.exhibits("answers", switched=(PAIR.name,)), results),
+        *_without_given_reasons(page.exhibits("answers", switched=(PAIR.name,)), results),
     )
 
 
-def _untold(parts: Sequence[Part], results: StudyResults) -> list[Part]:
+def _without_given_reasons(parts: Sequence[Part], results: StudyResults) -> list[Part]:
     """Return parts without the reasons for missing evidence that the verdict's reasons already contain."""
-    told = [reason.text for claim in results.claims for reason in claim.verdict.reasons]
+    reasons = [reason.text for claim in results.claims for reason in claim.verdict.reasons]
     return [
-        Nothing([text for text in part.texts if not any(reason in text for reason in told)])
+        Nothing([text for text in part.texts if not any(reason in text for reason in reasons)])
         if isinstance(part, Nothing)
         else part
         for part in parts

@@ -26,7 +26,7 @@ from sensitivity.report.several import comparison_section, labels
 from sensitivity.store.directory import Place
 from sensitivity.study.errors import StorageError
 
-_MOST_ROWS = 1000
+_MAX_ROWS = 1000
 """Largest number of rows of a table in the page."""
 
 
@@ -124,5 +124,5 @@ def _templates() -> jinja2.Environment:
     for name in ("page.css", "page.js"):
         text = folder.joinpath(name).read_text(encoding="utf-8")
         environment.globals[name.replace(".", "_")] = Markup(text)
-    environment.globals["MOST_ROWS"] = _MOST_ROWS
+    environment.globals["MOST_ROWS"] = _MAX_ROWS
     return environment

@@ -22,7 +22,7 @@ from sensitivity.figures.verdict_words import answers
 from sensitivity.report.images import Image, write_drawn
 from sensitivity.report.latex import bibtex, booktabs, cited, escaped, float_of
 from sensitivity.report.methods import methods
-from sensitivity.report.paper_figures import WIDTHS, caption, of_width
+from sensitivity.report.paper_figures import WIDTHS, caption, resized
 from sensitivity.study.provenance import code_version
 from sensitivity.study.whole_files import Written, write_output
 
@@ -45,7 +45,7 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     for found, figure in _figures(results):
         for inches in WIDTHS:
             name = f"{found.name}-{inches:g}in"
-            drawn = of_width(figure, inches)
+            drawn = resized(figure, inches)
             images += [Image.of(folder / "figures" / f"{name}.{suffix}", drawn) for suffix in _FORMATS]
         floats.append(float_of(found.name, f"figures/{found.name}-{WIDTHS[0]:g}in", WIDTHS[0], caption(figure)))
     yield _text(folder / "figures.tex", "\n".join(floats))

@@ -28,7 +28,7 @@ _TOP, _TITLE_LINE, _BOTTOM, _LEGEND_LINE = 8, 13, 54, 15
 _MARKER = 0.7
 
 
-def of_width(figure: go.Figure, inches: float) -> go.Figure:
+def resized(figure: go.Figure, inches: float) -> go.Figure:
     """Return a figure `inches` wide, with letters as large as those of the surrounding text."""
     content = _small(figure.to_plotly_json())
     made = go.Figure(content)
@@ -39,7 +39,7 @@ def of_width(figure: go.Figure, inches: float) -> go.Figure:
     legend = _legend_lines(made, width)
     bottom = _BOTTOM + legend * _LEGEND_LINE
     titled = len({x.title.text for x, _ in panels if x.title.text}) > 1
-    rows = _relaid(panels, max(int(inches / (_NARROWEST_TITLED if titled else _NARROWEST)), 1), titled=titled)
+    rows = _rearranged(panels, max(int(inches / (_NARROWEST_TITLED if titled else _NARROWEST)), 1), titled=titled)
     between = _TITLE_LINE * below + (58 if titled else 42)
     plot = min(rows * panel + (rows - 1) * between, _TALLEST * PIXELS)
     top = _TOP + _TITLE_LINE * below
@@ -63,8 +63,8 @@ def caption(figure: go.Figure) -> str:
     """Return the title of a figure as one or two sentences for its caption."""
     title = figure.layout.title
     subtitle = str(title.subtitle.text or "") if title.subtitle else ""
-    said = re.sub(r"\s*<br>\s*", " ", subtitle)
-    parts = [plain(str(title.text or "")), *(plain(part) for part in said.split(" · "))]
+    flat_subtitle = re.sub(r"\s*<br>\s*", " ", subtitle)
+    parts = [plain(str(title.text or "")), *(plain(part) for part in flat_subtitle.split(" · "))]
     return " ".join(f"{part if part.startswith('n =') else part[0].upper() + part[1:]}." for part in parts if part)
 
 
@@ -98,7 +98,7 @@ def _panels(figure: go.Figure) -> list[Panel]:
     return sorted(found, key=lambda one: (-round((one[1].domain or (0, 1))[1], 3), (one[0].domain or (0, 1))[0]))
 
 
-def _relaid(panels: Sequence[Panel], columns: int, *, titled: bool) -> int:
+def _rearranged(panels: Sequence[Panel], columns: int, *, titled: bool) -> int:
     """Arrange `panels` in at most `columns`, each with its own tick labels; return the number of rows.
 
     `titled` says whether each panel has its own axis titles.

@@ -18,7 +18,7 @@ from sensitivity.figures.exhibits.scaling import draw_scaling, scaling_data
 from sensitivity.figures.labels import interval_text, number, target_in_words
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.tables import Table
-from sensitivity.figures.theme import ANY
+from sensitivity.figures.theme import PLACEHOLDER
 from sensitivity.report.embed import Figures
 from sensitivity.report.parts import Exhibited, PageSection, Part
 
@@ -51,8 +51,12 @@ def comparison_section(studies: Mapping[str, StudyResults], figures: Figures) ->
         ),
         parts=(
             Exhibited(tables=tuple(table for table in (_answers(studies), _optimizers(studies)) if table)),
-            *_drawn(figures, "critical-batch-size", lambda: draw_critical(groups, theme=ANY), groups, critical_data),
-            *_drawn(figures, "scaling", lambda: draw_scaling(groups, theme=ANY, several=True), groups, scaling_data),
+            *_drawn(
+                figures, "critical-batch-size", lambda: draw_critical(groups, theme=PLACEHOLDER), groups, critical_data
+            ),
+            *_drawn(
+                figures, "scaling", lambda: draw_scaling(groups, theme=PLACEHOLDER, several=True), groups, scaling_data
+            ),
         ),
     )
 

@@ -11,7 +11,7 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.study.words import duration
 
 
-def what_was_run(spec: StudySpec, *, begun: bool) -> str:
+def design_sentences(spec: StudySpec, *, begun: bool) -> str:
     """Return sentences on the study's design or, if it hasn't begun, on what the study file declares."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
     batches = _listed([f"{size:,}" for size in sorted(spec.batch_sizes)])
@@ -30,7 +30,7 @@ def what_was_run(spec: StudySpec, *, begun: bool) -> str:
     )
 
 
-def where_it_stands(summary: StudySummary) -> str:
+def status_sentences(summary: StudySummary) -> str:
     """Return sentences on the runs by status and their cost."""
     total = summary.total
     if not total.planned:
@@ -47,24 +47,24 @@ def where_it_stands(summary: StudySummary) -> str:
         )
         if n
     ]
-    said = f"Of {count(total.planned, 'planned run')}, {_listed(parts)}."
+    sentences = f"Of {count(total.planned, 'planned run')}, {_listed(parts)}."
     if total.train_seconds > 0:
         operations = f" ({number(total.flops, 2)} floating-point operations)" if total.flops > 0 else ""
-        said += (
+        sentences += (
             f" Training took {duration(total.train_seconds)} of device time{operations} and"
             f" {duration(summary.elapsed_seconds)} from the first start to the last result."
         )
-    return said
+    return sentences
 
 
 def findings(maps: Sequence[RobustnessMap]) -> list[str]:
     """Return one or two sentences on each optimizer's maps of one metric."""
-    said = []
+    sentences = []
     for optimizer in dict.fromkeys(map_.optimizer for map_ in maps):
         own = [map_ for map_ in maps if map_.optimizer == optimizer]
         found = [map_ for map_ in own if map_.best_cell is not None]
         if not found:
-            said.append(f"{optimizer_name(optimizer)}: no run has completed, so it has no best cell.")
+            sentences.append(f"{optimizer_name(optimizer)}: no run has completed, so it has no best cell.")
             continue
         best = _listed(
             [
@@ -77,11 +77,11 @@ def findings(maps: Sequence[RobustnessMap]) -> list[str]:
         lost = _listed([str(map_.count("diverged")) for map_ in found])
         cells = _listed(list(dict.fromkeys(f"{len(map_.cells)}" for map_ in found)))
         each = ", in that order" if len(found) > 1 else ""
-        said.append(
+        sentences.append(
             f"{optimizer_name(optimizer)}: the best cell's median {found[0].metric.label} is {best}. Within"
             f" {tolerance(found[0])} of it are {inside} of {cells} cells{each}; in {lost}, every seed diverged."
         )
-    return said
+    return sentences
 
 
 def _listed(items: Sequence[str]) -> str:

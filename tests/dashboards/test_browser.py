@@ -319,7 +319,7 @@ def test_new_exhibit_is_on_its_page_with_its_data(site, visit, at, monkeypatch):
         tables=lambda sizes: [Table(caption="Sizes.", header=("size",), rows=[[n] for n in sizes], text_columns=0)],
     )
     monkeypatch.setattr(catalogue, "EXHIBITS", (*catalogue.EXHIBITS, drawn, tables))
-    monkeypatch.setattr(blocks, "MOST_ROWS", 10)
+    monkeypatch.setattr(blocks, "MAX_ROWS", 10)
     tab = visit(f"{site}/study/half/robustness")
 
     def data_of(name):

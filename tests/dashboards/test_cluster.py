@@ -57,7 +57,7 @@ def command(tmp_path, monkeypatch):
 
 def test_last_job_of_each_study_below_the_root_is_known(root, command):
     cluster = Cluster(URL, root)
-    cluster.ask()
+    cluster.refresh()
     assert cluster.jobs() == {"half": Job(id="job-2", status="RUNNING", message="the driver\nran out of memory")}
     assert command() == [{"name": "status", "arguments": ["--json"], "address": URL}]
     cluster.jobs()
@@ -83,7 +83,7 @@ def test_running_job_is_stopped_on_its_cluster(root, command, make, studies):
 
     there = place(str(studies))
     cluster = Cluster(URL, root)
-    cluster.ask()
+    cluster.refresh()
     site = Site(catalog=Catalog(there), prefix="/", may_run=True, cluster=cluster)
     assert _stop(site, "half") == "job-2: asked to stop"
     assert command()[-1] == {"name": "stop", "arguments": ["job-2"], "address": URL}
@@ -105,7 +105,7 @@ def test_job_of_an_unknown_cluster_is_not_killed_here(tmp_path, monkeypatch):
 def test_unreachable_cluster_is_reported(root):
     """The command itself reports it: nothing listens on that port."""
     cluster = Cluster("http://127.0.0.1:9", root)
-    cluster.ask()
+    cluster.refresh()
     assert cluster.jobs() == {}
     assert "no Jobs server answers at http://127.0.0.1:9" in cluster.fault
 

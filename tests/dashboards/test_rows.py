@@ -10,7 +10,7 @@ import pytest
 import dashboards
 from dashboards.address import Address, parse, path_of, search_of
 from dashboards.listing import MOST_CHOSEN, Listing, grid_model, in_words, parse_where, where_text
-from dashboards.rows import MOST_ROWS, columns, csv_text, listed, rows_of
+from dashboards.rows import MAX_ROWS, columns, csv_text, listed, rows_of
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 
@@ -33,7 +33,7 @@ def test_pages_of_rows_join_to_the_whole_table(runs):
 
 def test_page_of_rows_is_bounded(runs):
     many = pd.concat([runs] * 10)
-    assert len(ask(many, end=10**8)[0]) == MOST_ROWS
+    assert len(ask(many, end=10**8)[0]) == MAX_ROWS
 
 
 def test_varying_columns_come_first_and_empty_ones_are_left_out(runs):

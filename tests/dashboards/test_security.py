@@ -6,7 +6,7 @@ import re
 import pytest
 
 from dashboards.app import create_app
-from dashboards.security import COOKIE, MOST_BYTES, is_loopback, origin_of
+from dashboards.security import COOKIE, MAX_BYTES, is_loopback, origin_of
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 
@@ -192,7 +192,7 @@ def test_crafted_request_stops_nothing_unless_allowed(studies, monkeypatch):
 
 def test_oversized_requests_are_refused(client):
     assert client.get("/?" + "x" * 20_000, base_url=LOCAL).status_code == 414
-    body = b"x" * (MOST_BYTES + 1)
+    body = b"x" * (MAX_BYTES + 1)
     big = client.post(
         "/_dash-update-component", base_url=LOCAL, headers=OWN, data=body, content_type="application/json"
     )

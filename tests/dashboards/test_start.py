@@ -24,7 +24,7 @@ from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
 from dashboards.site import Site
-from dashboards.study_form import form_of, put, shown_text, value_at, value_of, with_form
+from dashboards.study_form import form_of, set_value, shown_text, value_at, value_of, with_form
 from sensitivity.store.directory import Place, place
 from sensitivity.store.lock import LOCK, WriterLock, live_holder
 from sensitivity.study.errors import UserError
@@ -52,7 +52,7 @@ def test_untouched_form_changes_nothing(path):
             where = ("optimizers", optimizer, field)
             value = value_at(raw, where)
             assert value_of(shown_text(value)) == value
-            put(raw, where, value_of(shown_text(value)))
+            set_value(raw, where, value_of(shown_text(value)))
     assert raw == tomllib.loads(path.read_text())
 
 
@@ -129,7 +129,7 @@ def test_field_values_are_parsed(text, value):
 
 def test_study_file_of_a_bucket_is_in_a_private_folder(make):
     bucket = Place(fs.SubTreeFileSystem("/", fs.LocalFileSystem()), "bucket/studies", "s3://bucket/studies")
-    kept = jobs.keep(bucket, "name = 'x'", make.make_spec(name="x"))
+    kept = jobs.store_study_file(bucket, "name = 'x'", make.make_spec(name="x"))
     try:
         assert kept.read_text() == "name = 'x'"
         assert kept.parent.stat().st_mode & 0o777 == 0o700

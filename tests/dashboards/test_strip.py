@@ -4,14 +4,14 @@ import datetime
 
 import pytest
 
-from dashboards.actions import actions, proposed
+from dashboards.actions import actions, proposal_item
 from dashboards.address import Address, parse, search_of
 from dashboards.app import create_app
 from dashboards.catalog import Catalog
 from dashboards.pages import block_of, pages
 from dashboards.pages.start import _copy
 from dashboards.site import Site
-from dashboards.strip import standing
+from dashboards.strip import status_texts
 from dashboards.study_form import value_at, value_of
 from sensitivity.figures.verdict_words import answers
 from sensitivity.store.directory import place
@@ -62,7 +62,7 @@ def test_running_study_is_shown_as_running(make, tmp_path):
         found = answers(scene.results)
         ways = [one.text for answer in found for one in answer.settle]
         said = " ".join([*(text for answer in found for text in answer.reasons), *ways])
-        return standing(entry, holder, now, settling=False), said, shown
+        return status_texts(entry, holder, now, settling=False), said, shown
 
     idle, said, shown = seen()
     assert idle[:2] == ("Not running", "72 of 108 runs")
@@ -118,7 +118,7 @@ def test_remedies_have_buttons_or_links(studies, name):
     spec, changed = scene.loaded.spec, []
     for answer in answers(scene.results):
         for at, way in enumerate(answer.settle):
-            item = proposed(scene, way, f"answer-{at}")
+            item = proposal_item(scene, way, f"answer-{at}")
             links = links_of(item)
             if way.code == "finish":
                 (button,) = [e for e in item._traverse() if type(e).__name__ == "Button"]
@@ -143,7 +143,7 @@ def test_remedies_have_buttons_or_links(studies, name):
 
 def test_server_without_permission_offers_no_actions(studies):
     site, scene = scene_of(studies, "half", may_run=False)
-    ways = [proposed(scene, way, "x") for answer in answers(scene.results) for way in answer.settle]
+    ways = [proposal_item(scene, way, "x") for answer in answers(scene.results) for way in answer.settle]
     assert [type(e).__name__ for way in ways for e in way._traverse() if not isinstance(e, str)] == []
     offered = list(actions(site, site.catalog.entry("half"), busy=False))
     assert [each.children for each in offered] == ["Report"]

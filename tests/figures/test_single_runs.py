@@ -8,7 +8,7 @@ from sensitivity.analysis.evaluations import read_tables
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.catalogue import show
 from sensitivity.figures.exhibits.side_by_side import compute_side_by_side, line_names
-from sensitivity.figures.exhibits.timeline import MOST_LINES, compute_timeline
+from sensitivity.figures.exhibits.timeline import MAX_LINES, compute_timeline
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.theme import LIGHT
 
@@ -45,7 +45,7 @@ def test_timeline_is_ordered_by_start_and_sampled_evenly(results):
     ends, starts = results.runs["finished_at"].max(), results.runs["started_at"].min()
     assert timeline.seconds == (ends - starts).total_seconds()
     many = StudyResults(FewTables(results, pd.concat([results.runs] * 3, ignore_index=True)))
-    assert len(compute_timeline(many).runs) == MOST_LINES
+    assert len(compute_timeline(many).runs) == MAX_LINES
     with pytest.raises(NothingToShowError):
         compute_timeline(StudyResults(FewTables(results, results.runs.assign(finished_at=pd.NaT))))
 

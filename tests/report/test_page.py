@@ -13,7 +13,7 @@ import pytest
 
 from sensitivity.figures.data import Data
 from sensitivity.figures.sections import SECTIONS
-from sensitivity.figures.theme import ANY, DARK, LIGHT, colours
+from sensitivity.figures.theme import DARK, LIGHT, PLACEHOLDER, colours
 from sensitivity.report import render_report, write_report
 from sensitivity.report.embed import in_theme
 from sensitivity.store.directory import place
@@ -129,7 +129,7 @@ def test_tabbed_values_use_the_first_value_of_other_options(report_of):
 
 
 def test_only_two_metrics_are_drawn_for_very_many_cells(study_of, monkeypatch):
-    monkeypatch.setattr("sensitivity.report.exhibits._MOST_CELLS", 10)
+    monkeypatch.setattr("sensitivity.report.exhibits._MAX_CELLS", 10)
     report = write_report([study_of("one-batch-size")])
     drawn = {name.split("-")[1] for name in report.figures if name.startswith("robustness-")}
     assert drawn == {"test_accuracy", "train_loss"}
@@ -275,13 +275,13 @@ def test_page_is_one_small_self_contained_file(report_of):
 
 def test_placeholder_colours_become_those_of_the_theme(report_of):
     text = report_of("landscape").figures["scaling-steps"]
-    assert any(colour in text for colour in colours(ANY))
+    assert any(colour in text for colour in colours(PLACEHOLDER))
     for theme in (LIGHT, DARK):
         drawn = in_theme(text, theme)
-        assert not any(colour in json.dumps(drawn) for colour in colours(ANY))
+        assert not any(colour in json.dumps(drawn) for colour in colours(PLACEHOLDER))
         assert drawn["data"][1]["line"]["color"] == theme.category(0)
         assert drawn["layout"]["template"]["layout"]["paper_bgcolor"] == theme.paper
-    assert len({*colours(ANY)}) == len(colours(LIGHT)) == len(colours(DARK))
+    assert len({*colours(PLACEHOLDER)}) == len(colours(LIGHT)) == len(colours(DARK))
 
 
 def test_csv_keeps_digits_and_marks_missing_values():

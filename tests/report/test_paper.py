@@ -19,7 +19,7 @@ from sensitivity.figures.theme import LIGHT
 from sensitivity.report.latex import booktabs, cited, escaped
 from sensitivity.report.methods import methods
 from sensitivity.report.paper import write_paper
-from sensitivity.report.paper_figures import WIDTHS, caption, of_width
+from sensitivity.report.paper_figures import WIDTHS, caption, resized
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def results(study_of):
 def test_figure_has_print_width_and_font_size_and_no_title(results, name):
     figure = catalogue.show(results, name).figure(LIGHT)
     for inches in WIDTHS:
-        made = of_width(figure, inches)
+        made = resized(figure, inches)
         assert made.layout.width == pytest.approx(96 * inches)
         assert made.layout.height <= 96 * 9.9
         assert made.layout.title.text is None

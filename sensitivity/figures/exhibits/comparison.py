@@ -22,7 +22,7 @@ from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.primary import Question
 
-_FARTHEST = math.log(1e3)
+_MAX_LOG_RATIO = math.log(1e3)
 """Log ratios are clipped to ± this value in figures."""
 
 
@@ -107,12 +107,12 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         )
         of_sizes = group[0].batch_size is None
         if scaling:
-            said = "critical batch size" if of_sizes else "steps to the target"
+            axis_title = "critical batch size" if of_sizes else "steps to the target"
             title = f"Further right: {one} {'scales further' if of_sizes else 'is slower'}"
         else:
-            said = "trials until a sampled setting works"
+            axis_title = "trials until a sampled setting works"
             title = f"Further right: {one} is more sensitive"
-        panels.figure.update_xaxes(**log_axis(values), title_text=f"{said}: {one} / {other}", row=row, col=column)
+        panels.figure.update_xaxes(**log_axis(values), title_text=f"{axis_title}: {one} / {other}", row=row, col=column)
         add_panel_title(panels.figure, title, row, column)
     n = max(comparison.n for comparison in comparisons)
     question = "scaling with batch size" if scaling else "sensitivity to hyperparameters"
@@ -132,7 +132,7 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
 
 
 def _ratio(log_ratio: float) -> float:
-    return math.exp(min(max(log_ratio, -_FARTHEST), _FARTHEST))
+    return math.exp(min(max(log_ratio, -_MAX_LOG_RATIO), _MAX_LOG_RATIO))
 
 
 def _words(comparison: PairedComparison, value: float) -> str:

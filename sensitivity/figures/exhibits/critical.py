@@ -89,7 +89,7 @@ def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
         type="category", categoryorder="array", categoryarray=labels[::-1], range=[-0.6, len(labels) - 0.4]
     )
     covers = dict.fromkeys(curve.critical.size.covers for curve in curves if curve.critical)
-    interval = f"line: 95% interval of {' or '.join(said for said in covers if said)}, an arrow where it continues"
+    interval = f"line: 95% interval of {' or '.join(text for text in covers if text)}, an arrow where it continues"
     return panels.finish(
         theme,
         "Critical batch size of each optimizer",

@@ -21,9 +21,9 @@ from sensitivity.figures.theme import LIGHT, Theme
 
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 280, 86
-_MOST_POINTS = 120
+_MAX_POINTS = 120
 """Largest number of points in a line; a panel is about 340 pixels wide."""
-_MOST_SEEDS = 12
+_MAX_SEEDS = 12
 """Largest number of thin lines per cell; the median and the band use all seeds."""
 
 
@@ -94,9 +94,9 @@ def draw_curves(
 def _thin(cells: Sequence[CellCurves]) -> str:
     """Return what the thin lines are, and how many evaluations are drawn if not all are."""
     most = max(len(cell.seeds) for cell in cells)
-    seeds = "each seed" if most <= _MOST_SEEDS else f"{_MOST_SEEDS} of {most} seeds"
+    seeds = "each seed" if most <= _MAX_SEEDS else f"{_MAX_SEEDS} of {most} seeds"
     longest = max((len(seed.epochs) for cell in cells for seed in cell.seeds), default=0)
-    return seeds if longest <= _MOST_POINTS else f"{seeds} · at most {_MOST_POINTS} of {longest:,} evaluations drawn"
+    return seeds if longest <= _MAX_POINTS else f"{seeds} · at most {_MAX_POINTS} of {longest:,} evaluations drawn"
 
 
 def _kept(length: int, most: int) -> list[int]:
@@ -111,7 +111,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     colour, dash = style.colour, style.dash
     label = optimizer_label(cell.optimizer)
     place = scale.position
-    kept = _kept(len(cell.epochs), _MOST_POINTS)
+    kept = _kept(len(cell.epochs), _MAX_POINTS)
     epochs, median, low, high = ([of[k] for k in kept] for of in (cell.epochs, cell.median, cell.low, cell.high))
     band = go.Scatter(
         x=[*epochs, *reversed(epochs)],
@@ -132,8 +132,8 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
             opacity=0.6,
             hoverinfo="skip",
         )
-        for seed in (cell.seeds[k] for k in _kept(len(cell.seeds), _MOST_SEEDS))
-        for of_seed in [_kept(len(seed.epochs), _MOST_POINTS)]
+        for seed in (cell.seeds[k] for k in _kept(len(cell.seeds), _MAX_SEEDS))
+        for of_seed in [_kept(len(seed.epochs), _MAX_POINTS)]
     ]
     middle = go.Scatter(
         x=epochs,

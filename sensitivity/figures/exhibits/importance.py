@@ -34,7 +34,7 @@ from sensitivity.figures.traces import whiskers
 from sensitivity.study.hyperparameters import ridge
 from sensitivity.study.metrics import METRICS
 
-_MOST_BARS = 10
+_MAX_BARS = 10
 _SHAPES = ("", "/", ".", "x", "|", "-", "+", "\\")
 
 
@@ -124,7 +124,7 @@ def _names(importances: Sequence[Importance]) -> list[tuple[str, ...]]:
             key = tuple(sorted(share.names))
             value = share.share.value
             largest[key] = max(largest.get(key, 0.0), 0.0 if math.isnan(value) else value)
-    ordered = sorted(largest, key=lambda key: -largest[key])[:_MOST_BARS]
+    ordered = sorted(largest, key=lambda key: -largest[key])[:_MAX_BARS]
     return [*ordered, *dict.fromkeys(share.names for importance in importances for share in importance.ridge)]
 
 
@@ -202,12 +202,12 @@ def has_ridge(map_: RobustnessMap) -> bool:
 
 
 def _explained(importances: Sequence[Importance], optimizer: str, x_name: str, across: str) -> Mapping[int, str]:
-    said = {}
+    texts = {}
     for importance in importances:
         if importance.optimizer == optimizer and importance.refused is None and importance.ridge:
             both, alone = importance.share_of(across).value, importance.share_of(x_name).value
-            said[importance.batch_size] = f"explained by it: {both:.0%} · by {x_name}: {alone:.0%}"
-    return said
+            texts[importance.batch_size] = f"explained by it: {both:.0%} · by {x_name}: {alone:.0%}"
+    return texts
 
 
 def _add_lost(figure: go.Figure, map_: RobustnessMap, scale: Scale, theme: Theme, row: int, column: int) -> None:
@@ -296,7 +296,7 @@ RIDGE = Exhibit(
                 if ridge(tuple(at for at, axis in results.spec.axes[name].items() if axis.varies)) is not None
             },
             together=True,
-            none=lambda _: "No optimizer here varies a learning rate and a hyperparameter that divides it.",
+            why_empty=lambda _: "No optimizer here varies a learning rate and a hyperparameter that divides it.",
         ),
     ),
     depends=("filters", "metric", "tolerance"),

@@ -28,7 +28,7 @@ from sensitivity.figures.theme import Theme
 
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _BETWEEN = 120, 84, 104
-_COLOURED = 0.9
+_SHARE_IN_SCALE = 0.9
 """Share of cells inside the range of the colour scale; a cell that lost a seed in one study would flatten the rest."""
 
 
@@ -72,7 +72,7 @@ def draw_differences(found: Differences, theme: Theme) -> go.Figure:
     metric = maps[0].metric
     sign = -1.0 if metric.lower_is_better else 1.0
     sizes = [abs(cell.change) for map_ in maps for cell in map_.cells if math.isfinite(cell.change)]
-    largest = float(np.quantile(sizes, _COLOURED)) if sizes else 0.0
+    largest = float(np.quantile(sizes, _SHARE_IN_SCALE)) if sizes else 0.0
     largest = largest or max(sizes, default=0.0) or 1e-3
     for panel, map_ in enumerate(maps):
         row, column = panel // columns + 1, panel % columns + 1

@@ -37,13 +37,13 @@ from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.hyperparameters import hyperparameter
 
 _PANELS_A_ROW = 4
-_FEWER = range(7, 11)
+_THREE_PANEL_COLUMNS = range(7, 11)
 """Numbers of grid columns at which a row has three panels, so that cells are wide enough for their values."""
 _CHARACTERS = 135
 """Characters of a subtitle that fit on a line of a desktop page."""
 _TOP, _BOTTOM, _BETWEEN = 108, 96, 104
 """Pixels above the first row of panels, below the last, and between two rows."""
-_EXTEND = 16
+_EXTEND_HEIGHT = 16
 """Height in pixels of the line that says where to extend the grid."""
 
 
@@ -59,10 +59,10 @@ def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Sca
         raise NothingToShowError("No run has a measured value here, so there is nothing to draw.")
     scale = scale or map_scale(maps)
     first = maps[0]
-    columns = min(len(maps), _PANELS_A_ROW - (len(first.x_values) in _FEWER))
+    columns = min(len(maps), _PANELS_A_ROW - (len(first.x_values) in _THREE_PANEL_COLUMNS))
     rows = -(-len(maps) // columns)
     panel = max(grid_height(map_) for map_ in maps)
-    extend = _EXTEND if any(map_.edges for map_ in maps) else 0
+    extend = _EXTEND_HEIGHT if any(map_.edges for map_ in maps) else 0
     plot = rows * panel + (rows - 1) * (_BETWEEN + extend)
     figure = make_subplots(
         rows=rows,
@@ -131,15 +131,15 @@ def _subtitle(maps: Sequence[RobustnessMap]) -> list[str]:
 
 def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column: int) -> None:
     best = map_.best_cell
-    said = "nothing completed" if best is None else f"best {metric_value(map_.metric, best.median)}"
-    said += "".join(f" · {parameter_label(name)} {number(value)}" for name, value in map_.slice_at)
+    below = "nothing completed" if best is None else f"best {metric_value(map_.metric, best.median)}"
+    below += "".join(f" · {parameter_label(name)} {number(value)}" for name, value in map_.slice_at)
     short = safe if len(map_.edges) > 1 else parameter_label  # lr for learning rate, since two full names don't fit
     extend = " and ".join(
         f"{'lower' if edge.side == 'low' else 'higher'} {short(edge.parameter)}" for edge in map_.edges
     )
     if extend:
-        said += f"<br><span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
-    add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=said)
+        below += f"<br><span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
+    add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=below)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.figures.axes import falls
+from sensitivity.figures.axes import is_reversed
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.labels import number, optimizer_label, safe
@@ -29,7 +29,7 @@ from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
 _SHADES = 12
-_MOST_TICKS = 9
+_MAX_TICKS = 9
 _TICK_GAP = 0.045
 """Smallest distance between two ticks, as a share of the height."""
 
@@ -44,11 +44,11 @@ class _Coordinate:
 
 
 def draw_parallel(
-    runs: pd.DataFrame, metric: Metric, parameters: Sequence[str], *, of: int, said: str, theme: Theme = LIGHT
+    runs: pd.DataFrame, metric: Metric, parameters: Sequence[str], *, of: int, selection: str, theme: Theme = LIGHT
 ) -> go.Figure:
     """Draw `runs`, each with a finite value of `metric`, across batch size, `parameters` and the metric.
 
-    `of` is the number of runs from which these were selected, and `said` describes the selection.
+    `of` is the number of runs from which these were selected, and `selection` describes the selection.
 
     Raises:
         NothingToShowError: `runs` is empty.
@@ -75,7 +75,7 @@ def draw_parallel(
         title={
             "text": f"Completed runs across their hyperparameters, by {metric.label}",
             "subtitle": {
-                "text": f"n = {len(runs):,} of {of:,} completed runs{said} · a line is a run{_lacking(coordinates)}"
+                "text": f"n = {len(runs):,} of {of:,} completed runs{selection} · lines are runs{_lacking(coordinates)}"
             },
         },
         xaxis={
@@ -151,7 +151,7 @@ def _of_parameter(name: str, values: Sequence[float]) -> _Coordinate:
     """Return the axis of a hyperparameter, in the same coordinate and direction as in maps."""
     declared = hyperparameter(name)
     found = _coordinate(safe(declared.coordinate_label), [declared.coordinate(value) for value in values])
-    if not falls(name):
+    if not is_reversed(name):
         return found
     return _Coordinate(found.label, [1 - at for at in found.places], [(1 - at, text) for at, text in found.ticks])
 
@@ -169,8 +169,8 @@ def _coordinate(label: str, values: Sequence[float]) -> _Coordinate:
         return math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
 
     ticked = known
-    if len(known) > _MOST_TICKS:
-        steps = [k / (_MOST_TICKS - 1) for k in range(_MOST_TICKS)]
+    if len(known) > _MAX_TICKS:
+        steps = [k / (_MAX_TICKS - 1) for k in range(_MAX_TICKS)]
         ticked = [low * (high / low) ** s if log else low + s * (high - low) for s in steps]
     ticks: list[tuple[float, str]] = []
     for value in reversed(ticked):  # the largest is always labelled, and no two overlap
@@ -179,7 +179,7 @@ def _coordinate(label: str, values: Sequence[float]) -> _Coordinate:
     return _Coordinate(label, [place(value) for value in values], ticks)
 
 
-MOST_LINES = 2_000
+MAX_LINES = 2_000
 """Largest number of runs drawn; more make a browser slow."""
 
 
@@ -191,7 +191,7 @@ class Lines:
     metric: Metric
     parameters: tuple[str, ...]
     of: int
-    said: str
+    selection: str
 
 
 def compute_lines(results: StudyResults) -> Lines:
@@ -205,17 +205,17 @@ def compute_lines(results: StudyResults) -> Lines:
     done = runs[measured].sort_values(metric.name, ascending=metric.lower_is_better, kind="stable")
     if not len(done):
         raise NothingToShowError("No run has completed yet.")
-    if len(done) <= MOST_LINES:
-        return Lines(runs=done, metric=metric, parameters=results.varying, of=len(done), said="")
-    best = MOST_LINES // 2
+    if len(done) <= MAX_LINES:
+        return Lines(runs=done, metric=metric, parameters=results.varying, of=len(done), selection="")
+    best = MAX_LINES // 2
     rest = done.iloc[best:]
-    spread = np.linspace(0, len(rest) - 1, MOST_LINES - best).round().astype(int)
+    spread = np.linspace(0, len(rest) - 1, MAX_LINES - best).round().astype(int)
     return Lines(
         runs=pd.concat([done.iloc[:best], rest.iloc[spread]]),
         metric=metric,
         parameters=results.varying,
         of=len(done),
-        said=f": the best {best:,}, and every {len(rest) / (MOST_LINES - best):.1f}th of the others by rank",
+        selection=f": the best {best:,}, and every {len(rest) / (MAX_LINES - best):.1f}th of the others by rank",
     )
 
 
@@ -232,7 +232,7 @@ PARALLEL = Exhibit(
     title="Completed runs across their hyperparameters and the metric",
     compute=compute_lines,
     draw=lambda lines, theme: draw_parallel(
-        lines.runs, lines.metric, lines.parameters, of=lines.of, said=lines.said, theme=theme
+        lines.runs, lines.metric, lines.parameters, of=lines.of, selection=lines.selection, theme=theme
     ),
     data=line_data,
     depends=("filters", "metric"),

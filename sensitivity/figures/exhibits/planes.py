@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.success_plane import SuccessCell, SuccessPlane
-from sensitivity.figures.axes import add_panel_title, falls
+from sensitivity.figures.axes import add_panel_title, is_reversed
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import OPTIMIZER, Exhibit
 from sensitivity.figures.labels import count, number, optimizer_label, parameter_label, safe, target_label
@@ -109,7 +109,7 @@ def _axis(name: str, values: Sequence[float]) -> dict[str, object]:
     if min(values) > 0:
         axis = log_axis(values)
         ends: Any = axis["range"]
-        return {**axis, "range": ends[::-1] if falls(name) else ends}
+        return {**axis, "range": ends[::-1] if is_reversed(name) else ends}
     shown = sorted(set(values))
     return {"tickvals": shown, "ticktext": [number(value) for value in shown]}
 

@@ -23,7 +23,7 @@ from sensitivity.figures.theme import LIGHT, Style, Theme
 from sensitivity.study.metrics import METRICS
 
 _PANELS = (("trials", "expected trials"), ("seconds", "device-seconds"), ("flops", "FLOPs"))
-_APART = 0.26
+_ROW_OFFSET = 0.26
 """Distance between the optimizers of a batch size, in rows."""
 
 
@@ -50,7 +50,7 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
         edge = 10 ** float(axis["range"][1])  # type: ignore[index]
         for price in shown:
             style = theme.style(order.index(price.optimizer))
-            y = rows.index(price.batch_size) + _APART * (order.index(price.optimizer) - (len(order) - 1) / 2)
+            y = rows.index(price.batch_size) + _ROW_OFFSET * (order.index(price.optimizer) - (len(order) - 1) / 2)
             for trace in _traces(price, getattr(price, unit), y, edge, style, theme):
                 trace.showlegend = trace.name is not None and trace.name not in named
                 named.add(trace.name or "")
@@ -69,7 +69,7 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
         [
             f"n = {count(draws, 'draw')}",
             *(f"{optimizer_label(name)}: {safe(price.prior)}" for name, price in priors.items()),
-            *(f"lines: 95%, {said}" for said in dict.fromkeys(price.success.covers for price in shown) if said),
+            *(f"lines: 95%, {text}" for text in dict.fromkeys(price.success.covers for price in shown) if text),
             "open, pointing right: none of the draws works, and this is the lower bound",
         ],
         panel_width=330,

@@ -51,7 +51,10 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
         for position, optimizer in enumerate(order):
             own = [region for region in known if region.optimizer == optimizer and _rule(region) == title]
             style, name = theme.style(position), optimizer_label(optimizer)
-            for bounded, symbol, said in ((False, style.symbol, name), (True, "triangle-up-open", f"{name}, at least")):
+            for bounded, symbol, legend in (
+                (False, style.symbol, name),
+                (True, "triangle-up-open", f"{name}, at least"),
+            ):
                 part = [region for region in own if bool(region.touches) is bounded]
                 if not part:
                     continue
@@ -60,8 +63,8 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
                         x=[region.batch_size for region in part],
                         y=[region.decades.value for region in part],
                         mode="markers",
-                        name=said,
-                        showlegend=said not in shown,
+                        name=legend,
+                        showlegend=legend not in shown,
                         marker={
                             "symbol": symbol,
                             "size": 11,
@@ -75,7 +78,7 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
                     row=row,
                     col=column,
                 )
-                shown.add(said)
+                shown.add(legend)
             panels.figure.add_trace(
                 go.Scatter(
                     x=[region.batch_size for region in own],

@@ -21,7 +21,7 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
-MOST_POINTS = 3_000
+MAX_POINTS = 3_000
 """Largest number of points in a panel; more make a browser slow."""
 _CATEGORIES = {"optimizer": "optimizer", "status": "status"}
 _PANELS_A_ROW = 3
@@ -73,7 +73,7 @@ def compute_points(results: StudyResults, x: str, y: str, by: str) -> Points:
     if not len(there):
         names = run_numbers(results)
         raise NothingToShowError(f"No run has both numbers: {names[x]} and {names[y]}.")
-    drawn = evenly(there, MOST_POINTS)
+    drawn = evenly(there, MAX_POINTS)
     named_by = by in _CATEGORIES
     order = results.spec.optimizers if by == "optimizer" else [status.value for status in Status]
     return Points(
@@ -163,7 +163,7 @@ def _lay(update: object, axis: Axis, **where: int) -> None:
 def _words(runs: pd.DataFrame) -> np.ndarray:
     """Return the hover text of each point: the run, its settings, and how it ended."""
     parameters = [name for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1]
-    said = []
+    texts = []
     for run in runs.to_dict("records"):
         settings = ", ".join(
             f"{parameter_label(str(name).removeprefix(PARAM_PREFIX))} {number(run[name])}"
@@ -172,8 +172,8 @@ def _words(runs: pd.DataFrame) -> np.ndarray:
         )
         head = f"{optimizer_label(run['optimizer'])}, batch size {run['batch_size']:,}, seed {run['seed']}"
         tags = f"<br>tags: {safe(run['tags'])}" if run.get("tags") else ""
-        said.append(f"<b>{head}</b><br>{settings}<br>{run['status']}{tags}")
-    return np.array(said, dtype=object)
+        texts.append(f"<b>{head}</b><br>{settings}<br>{run['status']}{tags}")
+    return np.array(texts, dtype=object)
 
 
 def point_data(points: Points) -> Data:
@@ -226,7 +226,7 @@ def compute_slices(results: StudyResults) -> Slices:
         raise NothingToShowError(NO_RESULT)
     if not results.varying:
         raise NothingToShowError("No hyperparameter varies in this study.")
-    drawn = evenly(there, MOST_POINTS)
+    drawn = evenly(there, MAX_POINTS)
     return Slices(
         runs=drawn,
         metric=metric,

@@ -144,8 +144,8 @@ def draw_success_difference(
             hoverongaps=False,
         )
     )
-    told = (difference.low > 0) | (difference.high < 0)
-    places = [(b, t) for b in x for t in range(len(y)) if told[b, t]]
+    clear = (difference.low > 0) | (difference.high < 0)
+    places = [(b, t) for b in x for t in range(len(y)) if clear[b, t]]
     panels.figure.add_trace(
         go.Scatter(
             x=[b for b, _ in places],

@@ -21,7 +21,7 @@ from sensitivity.figures.theme import Theme
 from sensitivity.study.results import Status
 from sensitivity.study.words import duration
 
-MOST_LINES = 2_000
+MAX_LINES = 2_000
 _COLOURS = {
     Status.COMPLETED: 0, Status.DIVERGED: 4, Status.STOPPED: 2, Status.FAILED: 3, Status.INTERRUPTED: 5,
 }  # fmt: skip
@@ -59,7 +59,7 @@ def compute_timeline(results: StudyResults) -> Timeline:
     ordered = timed.sort_values(["started_at", "finished_at", "trial_id"], kind="stable")
     span = ordered["finished_at"].max() - ordered["started_at"].min()
     return Timeline(
-        runs=evenly(ordered, MOST_LINES),
+        runs=evenly(ordered, MAX_LINES),
         of=len(runs),
         timed=len(timed),
         seconds=span.total_seconds(),
