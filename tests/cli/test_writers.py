@@ -77,7 +77,9 @@ def writers(command, half_done, monkeypatch):
         "figure.png": lambda folder: images.write_images({"figure": ""}, folder),
         "study.json": lambda folder: place(str(folder)).write("study.json", CONTENT),
         "any": lambda folder: write_output(folder / "any", CONTENT),
-        ".started-half-": lambda folder: jobs.keep(place(str(folder)), CONTENT.decode(), SimpleNamespace(name="half")),
+        ".started-half-": lambda folder: jobs.store_study_file(
+            place(str(folder)), CONTENT.decode(), SimpleNamespace(name="half")
+        ),
     }
 
 

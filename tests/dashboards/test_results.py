@@ -10,7 +10,7 @@ import pytest
 from plotly.io.json import to_json_plotly
 
 from dashboards.address import Address, search_of
-from dashboards.blocks import FigureBlock, FixedBlock, asked, seen
+from dashboards.blocks import FigureBlock, FixedBlock, address_names, block_version
 from dashboards.catalog import Catalog
 from dashboards.contents import drawn, written
 from dashboards.filters import filter_bar
@@ -129,14 +129,17 @@ def shown(root, *, view=None, **address):
         scene, _ = site.scene(Address(page=page.name, study="s", view=View(**(view or {})), **address), "light")
         for block in (*blocks_of(page, scene), *page.further):
             if not isinstance(block, FixedBlock):
-                filled = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
-                found[page.name, block.name] = (seen(scene, block), asked_of(block, scene)), to_json_plotly(filled)
+                made = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
+                found[page.name, block.name] = (
+                    (block_version(scene, block), query(block, scene)),
+                    to_json_plotly(made),
+                )
     return found
 
 
-def asked_of(block, scene):
+def query(block, scene):
     """Return the part of the address that a browser compares: only if it changes is the block requested again."""
-    given, names = parse_qs(search_of(scene.address).removeprefix("?")), asked(block)
+    given, names = parse_qs(search_of(scene.address).removeprefix("?")), address_names(block)
     return {name: value for name, value in given.items() if names is None or name in names}
 
 
