@@ -6,10 +6,10 @@
     print(study.verdict())
     study.figure("robustness", optimizer="kfac")
 
-`open` reads a study directory. `plan` prices a study, `run` runs it, and `settle` runs only what its questions need; each
-takes a study file, its fields as a dictionary, or a `Study` made in Python. `shutdown` stops the Ray that they keep
-running. `import_runs`, `record` and `trials` create study directories from runs that are trained elsewhere. A mistake
-of the user raises `UserError`. These names, and the attributes of the objects that they return, are stable
+`open` reads a study directory. `plan` prices a study, `run` runs it, and `settle` runs only what its questions need;
+each takes a study file, its fields as a dictionary, or a `Study` made in Python. `shutdown` stops the Ray that they
+keep running. `import_runs`, `record` and `trials` create study directories from runs that are trained elsewhere. A
+mistake of the user raises `UserError`. These names, and the attributes of the objects that they return, are stable
 (docs/python.md). The subpackages are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)

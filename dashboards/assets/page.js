@@ -150,7 +150,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return written(search, asked, shown);
     },
     quick: function () {
-      // The button of a status or a tag adds it to the filter of its column or removes it; a filter's button removes it.
+      // The button of a status or tag adds it to the filter of its column or removes it; a filter's button removes it.
       const which = dash_clientside.callback_context.triggered.find((each) => each.value);
       const grid = gridOf();
       if (!which || !grid) return dash_clientside.no_update;
@@ -164,8 +164,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return dash_clientside.no_update;
     },
     open: function (cell, opened, drawn, search, shown) {
-      // A click on a row opens its run, and the drawer's own button closes the run that it shows. If the page closed the
-      // drawer, which then shows no run, a run that was clicked in the meantime stays open.
+      // A click on a row opens its run, and the drawer's own button closes the run that it shows. If the page closed
+      // the drawer, which then shows no run, a run that was clicked in the meantime stays open.
       const asked = new URLSearchParams(latest(search));
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen") asked.set("run", each.value.rowId);
@@ -228,7 +228,7 @@ function gridOf() {
 }
 
 function filtersOf(model) {
-  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives separated by "|", one text per filter that must hold
+  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives separated by "|"; one text per condition
   const text = (one) =>
     [one.type, ...[one.filter, one.filterTo].filter((v) => v !== null && v !== undefined).map((v) => encodeURIComponent(v).replace(/%20/g, " "))].join(":");
   return Object.keys(model).flatMap(function (column) {
