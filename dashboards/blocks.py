@@ -179,7 +179,7 @@ def place_block(block: Block, scene: Scene) -> Component:
         with_data = block.show is not None
         content = [
             dcc.Store(id={"type": "written", "name": block.name}),
-            _ask_place(block, themed=False),
+            _request_stores(block, themed=False),
             html.Div(id={"type": "text", "name": block.name}),
             *(_data_place(block.name, block.label) if with_data else []),
         ]
@@ -206,7 +206,7 @@ def _figure_place(block: FigureBlock) -> Component:
         [
             *above,
             dcc.Store(id={"type": "drawn", "name": name}),
-            _ask_place(block, themed=True),
+            _request_stores(block, themed=True),
             html.P(id={"type": "note", "name": name}, className="note"),
             canvas,
             html.Div(id={"type": "beside", "name": name}, className="beside-figure"),
@@ -216,7 +216,7 @@ def _figure_place(block: FigureBlock) -> Component:
     )
 
 
-def _ask_place(block: FigureBlock | TextBlock, *, themed: bool) -> Component:
+def _request_stores(block: FigureBlock | TextBlock, *, themed: bool) -> Component:
     """Return the stores that ``page.js`` changes when a block has to be redrawn."""
     store: Component = dcc.Store(
         id={"type": "ask", "name": block.name}, data={"of": address_names(block), "themed": themed}
@@ -252,7 +252,7 @@ def folded_list(texts: Sequence[str], most: int, kind: str = "") -> Component:
 
 def html_table(table: Table, *, most: int = MAX_ROWS) -> Component:
     """Return a table, cut to its first rows if it is long."""
-    caption = table.caption + _cut(len(table.rows), most)
+    caption = table.caption + _cut_note(len(table.rows), most)
 
     def kind(column: int) -> str:
         return "" if column < table.text_columns else "n"
@@ -280,14 +280,14 @@ def data_rows(shown: Computed[Any], label: str) -> dict[str, Any]:
     """
     data = shown.data
     return {
-        "caption": f"{label}.{_cut(len(data.rows), MAX_ROWS)}",
+        "caption": f"{label}.{_cut_note(len(data.rows), MAX_ROWS)}",
         "header": list(data.columns),
         "rows": [[_text(value) for value in row] for row in data.rows[:MAX_ROWS]],
         "numbers": [any(isinstance(row[at], (int, float)) for row in data.rows) for at in range(len(data.columns))],
     }
 
 
-def _cut(length: int, most: int) -> str:
+def _cut_note(length: int, most: int) -> str:
     return f" The first {most:,} of {length:,} rows; the download has all." if length > most else ""
 
 

@@ -183,7 +183,7 @@ class Catalog:
 
         return self._entries.get((name, self.version(name)), summarise)
 
-    def noted(self, name: str, run: str) -> Noted:
+    def note_of(self, name: str, run: str) -> Noted:
         """Return the current note and tags of a run.
 
         Raises:

@@ -27,13 +27,13 @@ EMPTY = "No run passes the filters. Widen the prior box, or choose more optimize
 
 def register(app: Dash, site: Site) -> None:
     """Connect the blocks of all pages."""
-    _asks(app)
+    _requests(app)
     _figures(app, site)
     _texts(app, site)
     _data(app, site)
 
 
-def _asks(app: Dash) -> None:
+def _requests(app: Dash) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "ask"),
         Output({"type": "ask", "name": ALL}, "data"),

@@ -53,7 +53,7 @@ def listed(runs: pd.DataFrame, listing: Listing) -> pd.DataFrame:
     """Return the runs that pass the filters of a listing, in its order, with all their columns."""
     model = grid_model(listing.where, numeric(runs))
     sort = [{"colId": name, "sort": "desc" if descending else "asc"} for name, descending in listing.sort]
-    return _ordered(_left(runs, model), sort)
+    return _ordered(_filtered(runs, model), sort)
 
 
 def numeric(runs: pd.DataFrame) -> set[str]:
@@ -85,17 +85,18 @@ def rows_of(
 
     `chosen` are the runs selected for comparison.
     """
-    left = _ordered(_left(runs, request.get("filterModel")), request.get("sortModel"))
-    start = _whole(request.get("startRow"))
-    stop = min(_whole(request.get("endRow")), start + MAX_ROWS)
+    left = _ordered(_filtered(runs, request.get("filterModel")), request.get("sortModel"))
+    start = _integer(request.get("startRow"))
+    stop = min(_integer(request.get("endRow")), start + MAX_ROWS)
     page = left.iloc[start:stop][list(available(runs))].to_dict("records")
     among = set(chosen)
     return [
-        {CHOSEN: row["trial_id"] in among, **{str(name): _plain(value) for name, value in row.items()}} for row in page
+        {CHOSEN: row["trial_id"] in among, **{str(name): _json_value(value) for name, value in row.items()}}
+        for row in page
     ], len(left)
 
 
-def _left(runs: pd.DataFrame, model: Any) -> pd.DataFrame:
+def _filtered(runs: pd.DataFrame, model: Any) -> pd.DataFrame:
     """Return the runs that pass the grid's filter model."""
     there, left = set(available(runs)), runs
     for name, wanted in (model if isinstance(model, dict) else {}).items():
@@ -161,11 +162,11 @@ def _text(values: pd.Series[Any], kind: str, given: str) -> np.ndarray:
     return np.asarray(compare[kind]() if kind in compare else np.ones(len(values)), dtype=bool)
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     return int(value) if isinstance(value, (int, float)) and 0 <= value < 1e9 else 0
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if value is None or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):

@@ -93,7 +93,7 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
             abort(400, "This server doesn't answer to that host name; start it with --host-name NAME.")
         if len(request.query_string) > _MAX_QUERY:
             abort(414)
-        if token is not None and (refusal := _admit(request, token)) is not None:
+        if token is not None and (refusal := _authenticate(request, token)) is not None:
             return refusal
         if request.method not in ("GET", "HEAD") and not _from_own_page(request, declared, token):
             abort(
@@ -143,7 +143,7 @@ def _from_own_page(incoming: Request, declared: Collection[str], token: str | No
     return sender.lower() in {f"{incoming.scheme}://{incoming.host.lower()}", *declared}
 
 
-def _admit(incoming: Request, token: str) -> AnyResponse | None:
+def _authenticate(incoming: Request, token: str) -> AnyResponse | None:
     if any(_same(one, token) for one in (incoming.cookies.get(COOKIE, ""), _bearer(incoming))):
         return None
     if incoming.method == "GET" and _same(incoming.args.get("token", ""), token):

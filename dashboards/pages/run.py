@@ -100,7 +100,7 @@ def _show(app: Dash, site: Site) -> None:
         if now == before:  # the new results are of other runs; keep zoom and scroll
             raise PreventUpdate
         title = f"{optimizer_name(str(run['optimizer']))}, batch size {run['batch_size']:,}, seed {run['seed']}"
-        noted = site.catalog.noted(scene.loaded.name, str(run["trial_id"]))
+        noted = site.catalog.note_of(scene.loaded.name, str(run["trial_id"]))
         return True, _run(scene, run, noted, may_note=site.may_note), title, now
 
 
@@ -238,7 +238,7 @@ def _noting(app: Dash, site: Site) -> None:
             now = Noted(note=str(before.get("note", "")), ids=tuple(seen), tags=tuple(had))
             return _notes(run, now, str(error).replace("\n", ". "), (text, tags or "")), no_update
         site.catalog.renew(name)
-        return _notes(run, site.catalog.noted(name, run), "Saved in the study directory."), site.catalog.version(name)
+        return _notes(run, site.catalog.note_of(name, run), "Saved in the study directory."), site.catalog.version(name)
 
 
 def _facts(title: str, pairs: Sequence[tuple[str, object]]) -> Component:

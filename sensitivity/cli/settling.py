@@ -45,7 +45,7 @@ def settle(
     plan = prepare(study)
     directory = place(storage).child(plan.spec.name)
 
-    def entered(entry: LedgerEntry) -> None:
+    def show_entry(entry: LedgerEntry) -> None:
         line(step_in_words(entry))
 
     def line(text: str) -> None:
@@ -61,7 +61,7 @@ def settle(
             questions=limits.questions,
             budget=Budget(runs=limits.runs, flops=limits.flops, seconds=limits.seconds),
             show=lambda progress: shown(progress, console),
-            on_entry=entered,
+            on_entry=show_entry,
         )
         outcome = settled.outcome
         if not outcome.interrupted:

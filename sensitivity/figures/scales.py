@@ -22,7 +22,7 @@ _DECADES = 3.0
 """Largest range of a scale in decades; better values are drawn at its good end."""
 
 _SMALLEST_ERROR = 1e-3
-_INKS = 64
+_STEPS = 64
 _ACCURACIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -53,7 +53,7 @@ class Scale:
     def ink_on(self, value: float) -> str:
         """Return black or white, whichever has more contrast with the colour of `value`."""
         fraction = (self.position(value) - self.bottom) / (self.top - self.bottom)
-        return _inks(self.colours)[round(fraction * _INKS)]
+        return _text_colours(self.colours)[round(fraction * _STEPS)]
 
 
 def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math.nan) -> Scale:
@@ -90,10 +90,10 @@ def map_scale(maps: Sequence[RobustnessMap]) -> Scale:
 
 
 @functools.cache
-def _inks(colours: str) -> tuple[str, ...]:
-    """Return black or white text colours for `_INKS` + 1 points of a colour scale, by WCAG 2.2's relative luminance."""
+def _text_colours(colours: str) -> tuple[str, ...]:
+    """Return black or white text colours for `_STEPS` + 1 points of a colour scale, by WCAG 2.2's relative luminance."""
     inks = []
-    for rgb in sample_colorscale(colours, [k / _INKS for k in range(_INKS + 1)], colortype="tuple"):
+    for rgb in sample_colorscale(colours, [k / _STEPS for k in range(_STEPS + 1)], colortype="tuple"):
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
         inks.append("#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#ffffff")
     return tuple(inks)

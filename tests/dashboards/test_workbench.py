@@ -100,7 +100,7 @@ def test_ticked_runs_are_shown_side_by_side(bench, runs, visit, at, axe):
     chosen = query(tab)["chosen"]
     curves = at.figure(tab, "chosen-curves")
     at.until(lambda: curves.locator(".js-plotly-plot").evaluate(NUMBERS) == [3, 3])  # evaluations
-    table = tab.locator("table", has_text="What differs between the chosen runs")
+    table = tab.locator("table", has_text="Differences between the chosen runs")
     at.until(lambda: "learning rate" in table.inner_text())
     rows = {row[0]: row[1:] for row in (r.split("\t") for r in table.inner_text().splitlines()) if len(row) == 3}
     pair = runs.set_index("trial_id").loc[chosen]
@@ -149,7 +149,7 @@ def test_note_is_stored_in_the_study_and_found_by_its_tag(bench, root, visit, at
 def test_scatter_follows_the_table_and_its_points_open_runs(bench, runs, visit, at):
     tab = opened(visit, f"{bench}?where=status:equals:completed")
     place = at.figure(tab, "scatter").locator(".js-plotly-plot")
-    tab.get_by_label("Across", exact=True).first.click()
+    tab.get_by_label("X axis", exact=True).first.click()
     tab.get_by_role("option", name="training time, s").click()
     tab.wait_for_url("**x=train_seconds**")
     done = runs[runs["status"] == "completed"]

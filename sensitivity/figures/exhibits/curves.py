@@ -81,7 +81,7 @@ def draw_curves(
             "text": f"{capitalized(metric.label)} of {subject} by epoch",
             "subtitle": {
                 "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
-                f" · bold: median · band: all seeds · thin: {_thin(cells)}"
+                f" · bold: median · band: all seeds · thin: {_thin_lines_text(cells)}"
             },
         },
         height=plot + _TOP + _BOTTOM,
@@ -91,7 +91,7 @@ def draw_curves(
     return figure
 
 
-def _thin(cells: Sequence[CellCurves]) -> str:
+def _thin_lines_text(cells: Sequence[CellCurves]) -> str:
     """Return what the thin lines are, and how many evaluations are drawn if not all are."""
     most = max(len(cell.seeds) for cell in cells)
     seeds = "each seed" if most <= _MAX_SEEDS else f"{_MAX_SEEDS} of {most} seeds"
@@ -99,7 +99,7 @@ def _thin(cells: Sequence[CellCurves]) -> str:
     return seeds if longest <= _MAX_POINTS else f"{seeds} · at most {_MAX_POINTS} of {longest:,} evaluations drawn"
 
 
-def _kept(length: int, most: int) -> list[int]:
+def _evenly_spaced(length: int, most: int) -> list[int]:
     """Return at most `most` evenly spaced positions among `length`, including the first and the last."""
     if length <= most:
         return list(range(length))
@@ -111,7 +111,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     colour, dash = style.colour, style.dash
     label = optimizer_label(cell.optimizer)
     place = scale.position
-    kept = _kept(len(cell.epochs), _MAX_POINTS)
+    kept = _evenly_spaced(len(cell.epochs), _MAX_POINTS)
     epochs, median, low, high = ([of[k] for k in kept] for of in (cell.epochs, cell.median, cell.low, cell.high))
     band = go.Scatter(
         x=[*epochs, *reversed(epochs)],
@@ -132,8 +132,8 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
             opacity=0.6,
             hoverinfo="skip",
         )
-        for seed in (cell.seeds[k] for k in _kept(len(cell.seeds), _MAX_SEEDS))
-        for of_seed in [_kept(len(seed.epochs), _MAX_POINTS)]
+        for seed in (cell.seeds[k] for k in _evenly_spaced(len(cell.seeds), _MAX_SEEDS))
+        for of_seed in [_evenly_spaced(len(seed.epochs), _MAX_POINTS)]
     ]
     middle = go.Scatter(
         x=epochs,

@@ -51,7 +51,7 @@ def _numbers(results: StudyResults) -> Mapping[str, str]:
     return run_numbers(results)
 
 
-def _up(results: StudyResults) -> Mapping[str, str]:
+def _y_numbers(results: StudyResults) -> Mapping[str, str]:
     found = run_numbers(results)
     first = results.metric.name
     return {first: found[first]} | found
@@ -132,8 +132,8 @@ def draw_points(points: Points, theme: Theme) -> go.Figure:
         )  # fmt: skip
     colour = _CATEGORIES.get(by) or (points.shade.label if points.shade else by)
     more = f", {points.left_out:,} more left out" if points.left_out else ""
-    _lay(figure.update_xaxes, points.x)
-    _lay(figure.update_yaxes, points.y)
+    _style_axis(figure.update_xaxes, points.x)
+    _style_axis(figure.update_yaxes, points.y)
     figure.update_layout(
         template=theme.template(),
         title={
@@ -150,7 +150,7 @@ def draw_points(points: Points, theme: Theme) -> go.Figure:
     return figure
 
 
-def _lay(update: object, axis: Axis, **where: int) -> None:
+def _style_axis(update: object, axis: Axis, **where: int) -> None:
     update(  # type: ignore[operator]
         title_text=axis.label,
         tickvals=axis.tickvals,
@@ -191,8 +191,8 @@ SCATTER = Exhibit(
     draw=draw_points,
     data=point_data,
     options=(
-        Option(name="x", label="Across", values=_numbers, free=True),
-        Option(name="y", label="Up", values=_up, free=True),
+        Option(name="x", label="X axis", values=_numbers, free=True),
+        Option(name="y", label="Y axis", values=_y_numbers, free=True),
         Option(name="by", label="Colour", values=_shades, free=True),
     ),
     depends=("filters", "metric", "rows"),
@@ -263,7 +263,7 @@ def draw_slices(slices: Slices, theme: Theme) -> go.Figure:
                 },
                 row=row, col=column,
             )  # fmt: skip
-        _lay(figure.update_xaxes, axis, row=row, col=column)
+        _style_axis(figure.update_xaxes, axis, row=row, col=column)
     figure.update_yaxes(tickvals=slices.y.tickvals, ticktext=slices.y.ticktext)
     figure.update_yaxes(title_text=slices.y.label, col=1)
     figure.update_layout(

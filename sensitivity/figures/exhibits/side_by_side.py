@@ -148,7 +148,7 @@ def draw_side_by_side(found: SideBySide, theme: Theme) -> go.Figure:
 def side_by_side_data(found: SideBySide) -> Data:
     """Return the differences between the runs: one row per quantity, one column per run."""
     header = ("quantity", *(f"{place}: {run}" for place, run in enumerate(found.runs["trial_id"], 1)))
-    rows = [[found.label(name), *(_plain(value) for value in found.runs[name].tolist())] for name in found.differing]
+    rows = [[found.label(name), *(_scalar(value) for value in found.runs[name].tolist())] for name in found.differing]
     return Data(columns=header, rows=rows)
 
 
@@ -164,7 +164,7 @@ def curve_data(found: SideBySide) -> Data:
     )
 
 
-def _plain(value: object) -> str | float | int | None:
+def _scalar(value: object) -> str | float | int | None:
     return value if isinstance(value, (str, int, float)) else None if value is None else str(value)
 
 
