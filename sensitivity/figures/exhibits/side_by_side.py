@@ -173,7 +173,7 @@ def chosen_exhibit(chosen: Sequence[str], *, table: bool) -> Exhibit[SideBySide]
     return Exhibit(
         name="differences" if table else "chosen-curves",
         section="",
-        title="What differs between the chosen runs" if table else "Learning curves of the chosen runs",
+        title="Differences between the chosen runs" if table else "Learning curves of the chosen runs",
         compute=lambda results: compute_side_by_side(results, chosen),
         draw=None if table else draw_side_by_side,
         data=side_by_side_data if table else curve_data,
