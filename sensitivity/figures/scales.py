@@ -91,7 +91,7 @@ def map_scale(maps: Sequence[RobustnessMap]) -> Scale:
 
 @functools.cache
 def _text_colours(colours: str) -> tuple[str, ...]:
-    """Return black or white text colours for `_STEPS` + 1 points of a colour scale, by relative luminance (WCAG 2.2)."""
+    """Return black or white text colours for `_STEPS` + 1 points of a colour scale, by luminance (WCAG 2.2)."""
     inks = []
     for rgb in sample_colorscale(colours, [k / _STEPS for k in range(_STEPS + 1)], colortype="tuple"):
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)

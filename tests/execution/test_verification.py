@@ -196,7 +196,7 @@ def test_verify_without_what_it_needs_says_so(recorded, monkeypatch, capsys, tmp
     empty = place(str(tmp_path / "empty"))
     write_manifest(empty, plan.spec, plan.source)
     code, said = verify(monkeypatch, capsys, empty)
-    assert (code, "no run has a result" in said.err) == (2, True)
+    assert (code, "no run has been trained" in said.err) == (2, True)
     packs = recorded_packs(directory, read_manifest(directory))
     monkeypatch.setattr("sensitivity.cli.verifying.recorded_packs", lambda *_: packs)
     code, said = verify(monkeypatch, capsys, empty)
