@@ -98,7 +98,7 @@ def protect(server: Flask, *, hosts: Collection[str], token: str | None, scripts
         if request.method not in ("GET", "HEAD") and not _from_own_page(request, declared, token):
             abort(
                 403,
-                "Only pages of this server may ask for this. If a proxy shows it at another address, start it with "
+                "Only pages of this server may request this. If a proxy shows it at another address, start it with "
                 "--host-name ADDRESS, such as https://lab.example; a program gives the token as Authorization: Bearer.",
             )
         return None

@@ -202,7 +202,7 @@ def _facts(
     if (job := _job(site, entry.name)) is not None:
         facts.append(("job", f"{job.id}: {job.status.lower()}"))
         if not job.active and job.message and not entry.summary.complete:
-            facts.append(("its end", job.message.strip().splitlines()[-1]))
+            facts.append(("last message", job.message.strip().splitlines()[-1]))
     if (ledger := entry.ledger) is not None:
         facts.append(("settlement", standing_in_words(ledger.standing, ledger.cost.runs)))
     spec = entry.spec

@@ -52,7 +52,7 @@ def role(answer: Answer) -> str:
     """Return what may be concluded from a settled answer."""
     if answer.answer == "blocked":
         return "Nothing is claimed."
-    rate = f"{answer.claim.alpha:.2%} at any moment at which it may stop"
+    rate = f"{answer.claim.alpha:.2%} whenever it stops"
     judged = "Judged on fresh seeds that no choice has seen. " if answer.looks else ""
     if answer.claim.confirmatory:
         return f"{judged}Error rate {rate}."

@@ -32,7 +32,7 @@ class SettledPart(Part):
     )
     interval: tuple[Number, Number] = Field(description="Its two ends, valid at any look; null for an unbounded end.")
     level: float = Field(description="Level of the interval over all looks.")
-    error_rate: float = Field(description="Probability of a false claim at any moment at which it may stop.")
+    error_rate: float = Field(description="Probability of a false claim, whenever the settlement stops.")
     margin: float = Field(description="Ratio up to which the two count as equivalent, above 1.")
     looks: Count = Field(description="Looks taken.")
     observations: Count = Field(description="Number of judging seeds, or of blocks of draws, behind the answer.")

@@ -76,8 +76,8 @@ class AnswerPart(Part):
         " rate; exploratory: neither of these."
     )
     error_rate: float = Field(
-        description="Probability of a false claim: one-sided, or for a settlement at any moment at which it may stop; 0"
-        " if nothing may be claimed."
+        description="Probability of a false claim: one-sided, or for a settlement whenever it stops; 0 if nothing may"
+        " be claimed."
     )
     effect: EffectPart = Field(description="Size of the difference between the two, as a ratio.")
     p: Number = Field(
