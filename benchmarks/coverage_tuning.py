@@ -334,16 +334,16 @@ def undrawn(studies: int) -> Iterator[Measured]:
 
 
 NOTES = """\
-* The test is Student's t over seeds (Fieller's, of a ratio of means); each seed with all that it draws, for both
-  optimizers and all batch sizes, is one observation, so whatever they share needs no model.
-* A claim needs the interval beyond the margin of 1.5, so a true ratio of 2 is claimed from 192 draws a batch size in
-  most studies only where most settings work.
-* Shares that work are of the first 400 studies of a row. Where shares are skewed, 16 draws against 2 a seed, "better"
-  is claimed at the margin in 5.4% of studies; its 95% bound is below 7%. "Equivalent" needs the whole interval within
-  the margin, and is claimed at the margin in fewer studies than "better".
-* Bets hold at any stop, whatever the shares. They need several times the draws of the planned test where few settings
-  work. The planned test, repeated at every eighth seed until it claims, does not hold its level.
-* Of grids, searches and pruned runs nothing is claimed, whatever they show."""
+* The test is Student's t over seeds (Fieller's for a ratio of means); each seed with all its draws, for both optimizers
+  and all batch sizes, is one observation, so no model of their dependence is needed.
+* A claim needs the interval beyond the margin of 1.5, so with 192 draws per batch size a true ratio of 2 is claimed in
+  most studies only if most settings work.
+* Shares that work are checked for the first 400 studies of a row. If shares are skewed (16 draws against 2 per seed),
+  "better" is claimed at the margin in 5.4% of studies; its 95% bound is below 7%. "Equivalent" needs the whole interval
+  within the margin, and is claimed at the margin in fewer studies than "better".
+* Bets are valid at any stop, for any shares. They need several times the draws of the planned test if few settings
+  work. The planned test, repeated at every eighth seed until it claims, does not keep its level.
+* For grids, searches and pruned runs nothing is claimed."""
 
 SIMULATIONS = {"planned": planned, "looks": looks, "boxes": boxes, "undrawn": undrawn}
 

@@ -79,7 +79,7 @@ class TextBlock:
     name: str
     content: Callable[[Scene], Any]
     depends: tuple[str, ...] | None = None
-    """As in a figure; None means the whole address."""
+    """Parts of the view and the address that it depends on; None means the whole address."""
     options: tuple[str, ...] = ()
     show: Show | None = None
     """Computes the exhibit whose data can be shown and downloaded."""

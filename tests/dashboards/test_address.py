@@ -144,7 +144,7 @@ def test_missing_columns_and_runs_are_reported_and_dropped(studies):
 
 @pytest.mark.parametrize("name", ["beta1", "Beta.1", "nesterov-x"])
 def test_box_can_be_narrowed_on_any_hyperparameter_name(make, name):
-    """By its slider and by an address, together with the runs."""
+    """The slider and the address narrow it, and the runs with it."""
     axes = {"adam": {name: Axis(scale="values", values=(0.5, 0.9, 0.99)), "eps": Axis(scale="values", values=(1e-8,))}}
     spec = SimpleNamespace(optimizers=axes, axes=axes, batch_sizes=[32], measured=make.make_spec().measured)
     address = with_controls(Address(page="runs", study="s"), {}, {("adam", name): [1, 2]}, spec)

@@ -548,7 +548,7 @@ def test_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path):
 
 
 def test_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
-    """By a stand-in for `sensitivity run` that holds the study's lock."""
+    """A replacement for `sensitivity run` holds the study's lock."""
     root = tmp_path / "root"
     make.write_study(
         root / "half", make.make_spec(name="half"), lambda trial: make.mixed(trial) if trial.seed else None
@@ -594,7 +594,7 @@ write_ledger(directory, Ledger(declared=declared, settlement=settling.stop("the 
 
 
 def test_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, monkeypatch):
-    """By a stand-in for `sensitivity settle` that writes a settlement which a budget has ended."""
+    """A replacement for `sensitivity settle` writes a settlement that a budget has ended."""
     root, script = tmp_path / "root", tmp_path / "sensitivity"
     make.write_study(root / "open", make.make_spec(name="open", targets={"test_accuracy": [0.9]}), lambda _: None)
     script.write_text(SETTLES)
