@@ -1,20 +1,20 @@
-r"""Everything that a machine with an accelerator can tell about this product, most telling first, in one command.
+r"""Tests and measurements of this product on a machine with an accelerator, the most informative first, in one command.
 
     python3 benchmarks/accelerator.py --minutes 8 --out OUT
 
 It needs Python 3.11 and torch 2.11 or later, numpy, scipy and scikit-learn, this repository (which need not be
-installed), and five wheels that may be carried beside it, for there may be no network: pydantic, pydantic-core,
-annotated-types, typing-inspection, typing-extensions. Ray, Optuna, Plotly, pyarrow and pandas are not needed. To carry
-the wheels, for Python 3.12 on x86-64:
+installed), and five wheels, which can be copied to the machine if it has no network: pydantic, pydantic-core,
+annotated-types, typing-inspection, typing-extensions. Ray, Optuna, Plotly, pyarrow and pandas are not needed. To
+download the wheels, for Python 3.12 on x86-64:
 
     python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
         --platform manylinux_2_17_x86_64 -d wheels \
         'pydantic==2.14.*' pydantic-core annotated-types typing-inspection typing-extensions
     python3 -m pip install --no-index --no-deps --target site wheels/*.whl    # there; then PYTHONPATH=site
 
-Each part runs in a process of its own and is ended at its own limit. ``accelerator.json`` and ``accelerator.md`` in the
-folder are written anew after every case: a command that is cut off leaves what it had. docs/accelerator.md says what
-each line means. The exit status is 1 if a case failed.
+Each part runs in a process of its own and is ended at its own time limit. ``accelerator.json`` and ``accelerator.md``
+in the folder are rewritten after every case, so an interrupted command keeps what it has. docs/accelerator.md explains
+each line. The exit status is 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ PARTS = {
 }
 """Modules of `accelerator_parts` in the order in which they run, with their shares of the time."""
 _LAST_CASE_S = 20.0
-"""How long the case that a part is at when its time is over may take to end."""
+"""Seconds that the current case may take to end when the time of a part is over."""
 
 
 def main() -> int:
-    """Run all parts, or in a process of its own one of them."""
+    """Run all parts or, in a process of its own, one of them."""
     arguments = _arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.part:
@@ -91,7 +91,7 @@ def _run_part(arguments: argparse.Namespace) -> None:
     if arguments.device == "cpu":
         torch.set_num_threads(1 if arguments.tiny else torch.get_num_threads())
     elif not torch.cuda.is_available():
-        raise SystemExit("no CUDA device; for a look at what this does: --device cpu --tiny")
+        raise SystemExit("no CUDA device; to try it without one: --device cpu --tiny")
     set_tf32("float32")
     record = Record(arguments.out, arguments.part, time.monotonic() + arguments.seconds)
     module = importlib.import_module(f"accelerator_parts.{arguments.part}")

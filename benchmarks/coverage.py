@@ -1,10 +1,10 @@
-"""How often intervals hold what they are intervals of, and how often claims are false: studies with a known truth.
+"""Coverage of intervals and rate of false claims, from simulated studies with a known truth.
 
     python benchmarks/coverage.py [--studies 2000] [--only importance] [--processes 2] [--record]
 
-Every study is made up of a truth and noise, goes through the package's own analysis, and counts as a hit where the
-interval holds the truth. Goal: 92% to 97.5% of the studies for intervals of 95%, false claims in at most 5%. With
-2,000 studies a share of 95% is known to +-1 point, one of 5% too (two standard errors).
+Every study is simulated from a truth with noise and analysed by the package itself; it counts as a hit if the interval
+contains the truth. Goal: hits in 92% to 97.5% of the studies for 95% intervals, false claims in at most 5%. With 2,000
+studies, shares of 95% and of 5% are known to +-1 point (two standard errors).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RECORD = Path(__file__).parent / "results" / "coverage.md"
 
 @dataclass(frozen=True)
 class Measured:
-    """A share of studies; NaN hits are studies without an interval."""
+    """A share of studies; hits are NaN for studies without an interval."""
 
     what: str
     of: str
@@ -41,7 +41,7 @@ class Measured:
     goal: str
 
     def row(self) -> str:
-        """Return the row of a table."""
+        """Return a table row."""
         known = self.hits[~np.isnan(self.hits)]
         without = 1 - len(known) / len(self.hits)
         found = "–"
@@ -65,7 +65,7 @@ def _holds(estimate: Estimate, truth: float) -> float:
 
 
 def scaling(studies: int, processes: int) -> Iterator[Measured]:
-    """Yield, of each world, coverage of the ratio of critical batch sizes, false claims, and power."""
+    """Yield, for each world, the coverage of the ratio of critical batch sizes, false claims, and power."""
     with ProcessPoolExecutor(processes) as pool:
         for found in pool.map(partial(simulate, studies=studies), WORLDS):
             world = found.world
@@ -81,14 +81,14 @@ def scaling(studies: int, processes: int) -> Iterator[Measured]:
 
 
 def differences(studies: int, processes: int) -> Iterator[Measured]:
-    """Yield coverage of the difference of success rates between draws, each of several seeds."""
+    """Yield the coverage of the difference of success rates between samples, each run with several seeds."""
     for draws in (10, 30, 100):
         for seeds in (1, 3):
             for one, other in ((0.5, 0.2), (0.8, 0.8), (0.1, 0.05)):
                 rng = np.random.default_rng(draws)
                 rates = []
                 for true in (one, other):
-                    chance = rng.beta(0.6 * true, 0.6 * (1 - true), (studies, draws, 1))  # most succeed always or never
+                    chance = rng.beta(0.6 * true, 0.6 * (1 - true), (studies, draws, 1))  # mostly 0 or 1
                     met = rng.random((studies, draws, seeds)) < chance
                     cells, numbers = np.repeat(np.arange(draws), seeds), np.tile(np.arange(seeds), draws)
                     runs = pd.DataFrame({"cell_id": cells, "seed": numbers, "status": "completed"})
@@ -99,11 +99,11 @@ def differences(studies: int, processes: int) -> Iterator[Measured]:
                 yield Measured("difference of success rates (Newcombe)", of, hits, COVER)
 
 
-# Scores over configurations: a study a batch size, which analyses treat one at a time.
+# Scores over configurations: one study per batch size, because analyses treat batch sizes one at a time.
 
 
 def _tables(scores: Floats, settings: Mapping[str, Floats]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return runs and curves of `scores` [studies, seeds, configurations]."""
+    """Return the tables of runs and curves with `scores` [studies, seeds, configurations]."""
     studies, seeds, cells = (grid.ravel() for grid in np.indices(scores.shape))
     trial = np.arange(scores.size).astype(str)
     runs = pd.DataFrame(
@@ -123,7 +123,8 @@ def _tables(scores: Floats, settings: Mapping[str, Floats]) -> tuple[pd.DataFram
 
 
 _SURFACES: dict[str, tuple[Callable[[Floats, Floats], Floats], dict[tuple[str, ...], float]]] = {
-    # Of u, v ~ U(-1, 1), where u^2 has the variance 4/45 and u 1/3. The cliff's were summed on 4,000 x 4,000 points.
+    # For u, v ~ U(-1, 1), the variance of u^2 is 4/45 and that of u 1/3. The cliff's shares are sums over a grid of
+    # 4,000 x 4,000 points.
     "(u - v)²": (lambda u, v: (u - v) ** 2, {("lr",): 1 / 7, ("damping",): 1 / 7, ("lr", "damping"): 5 / 7}),
     "u² + v / 4": (
         lambda u, v: u**2 + v / 4,
@@ -137,7 +138,7 @@ _SURFACES: dict[str, tuple[Callable[[Floats, Floats], Floats], dict[tuple[str, .
 
 
 def importance(studies: int, processes: int) -> Iterator[Measured]:
-    """Yield coverage of the shares of variance, of grids by the grid's own truth and of draws by the box's."""
+    """Yield coverage of the shares of variance; the truth is that of the grid for grids, of the box for samples."""
     for name, (surface, shares) in _SURFACES.items():
         for noise in (0.02, 0.1):
             for seeds in (3, 5, 10):
@@ -145,7 +146,7 @@ def importance(studies: int, processes: int) -> Iterator[Measured]:
                 u, v = (grid.ravel() for grid in np.meshgrid(axis, axis, indexing="ij"))
                 true = surface(u, v)
                 rng = np.random.default_rng(seeds)
-                # A seed shifts all cells, as an initialisation does, and each run besides.
+                # Each seed shifts all cells together, as an initialisation does, and adds noise to each run.
                 scatter = noise * (
                     rng.standard_normal((studies, seeds, 1)) + rng.standard_normal((studies, seeds, len(u)))
                 )
@@ -159,7 +160,7 @@ def importance(studies: int, processes: int) -> Iterator[Measured]:
         for draws in (64, 256):
             rng = np.random.default_rng(draws)
             hits_of: dict[tuple[str, ...], list[float]] = {names: [] for names in shares}
-            for _ in range(max(studies // 20, 1)):  # each takes forests
+            for _ in range(max(studies // 20, 1)):  # each one fits forests
                 u, v = rng.uniform(-1, 1, (2, draws))
                 scatter = 0.05 * rng.standard_normal((1, 3, draws))
                 (one,) = _found(surface(u, v) + scatter, u, v, "random")
@@ -180,7 +181,7 @@ def _found(scores: Floats, u: Floats, v: Floats, design: str) -> tuple[Importanc
 
 
 def tuning(studies: int, processes: int) -> Iterator[Measured]:
-    """Yield coverage of what tuning gains over a default, by the truly best configuration."""
+    """Yield the coverage of the gain of tuning over a default, for the truly best configuration."""
     lr = np.geomspace(0.001, 1.0, 16)
     for name, risk in (
         ("16 ties", np.zeros(16)),
@@ -207,7 +208,7 @@ _HEADER = (
 
 
 def _record(name: str, lines: list[str]) -> None:
-    """Put the lines of a simulation into the record, in the place of those that it had, under the notes it has."""
+    """Replace the lines of a simulation in the record, keeping its notes."""
     text = RECORD.read_text(encoding="utf-8")
     start = text.index(f"## {name}\n")
     table = text.index("`python benchmarks", start)
@@ -217,11 +218,11 @@ def _record(name: str, lines: list[str]) -> None:
 
 
 def main() -> None:
-    """Simulate, print the tables, and record them if asked to."""
+    """Simulate, print the tables, and record them on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--only", choices=tuple(SIMULATIONS), nargs="+", default=tuple(SIMULATIONS))
-    parser.add_argument("--processes", type=int, default=1, help="of the simulation of scaling")
+    parser.add_argument("--processes", type=int, default=1, help="processes for the simulation of scaling")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.only:

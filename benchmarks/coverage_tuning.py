@@ -1,12 +1,13 @@
-"""How often verdicts on sensitivity are false, and intervals of the price of tuning cover: studies with a known truth.
+"""Rate of false verdicts on sensitivity, and coverage of the price of tuning, from studies with a known truth.
 
     python benchmarks/coverage_tuning.py [--studies 400] [--only looks] [--record]
 
-A draw of a setting and a seed works where a normal variable lies below a quantile, so the share that works is exact.
-The variable is a sum of what the setting decides for all batch sizes, what the two optimizers share by their common
-quantile, what the seed decides for all of its draws, and noise.
-Goals: intervals of 95% hold the truth in 92% to 97.5% of the studies or are refused, false claims in at most 5% (the
-one-sided 95% bound at most 7%); power is shown beside them.
+A run of a sampled setting with a seed works if a normal variable lies below a quantile, so the share that works is
+known exactly. The variable is a sum of a part of the setting for all batch sizes, a part that the two optimizers share
+through their common quantile, a part of the seed for all of its draws, and noise.
+
+Goals: 95% intervals contain the truth in 92% to 97.5% of the studies or are refused, false claims in at most 5% (the
+one-sided 95% bound at most 7%); power is reported with them.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from sensitivity.study.designs import configurations
 RECORD = Path(__file__).parent / "results" / "coverage_tuning.md"
 MARGIN, BATCHES = 1.5, 3
 _CHECKED = 10
-"""Studies of each row whose answer is compared with that of the package's own verdict."""
+"""Studies of each row whose answer is compared with the package's own verdict."""
 _POOL = 6_000
-"""Seeds of a design that studies are drawn from."""
+"""Seeds of the design from which studies are sampled."""
 _SHARES = 400
-"""Studies whose share that works is looked at."""
+"""Studies for which the interval of the share that works is checked."""
 Texts = NDArray[np.str_]
 COVER, CLAIM, POWER = "92–97.5%", "≤ 5%", "–"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A share of studies; NaN are studies that were refused."""
+    """A share of studies; NaN for studies that were refused."""
 
     what: str
     of: str
@@ -55,7 +56,7 @@ class Measured:
     goal: str
 
     def row(self) -> str:
-        """Return the row of a table."""
+        """Return a table row."""
         known = self.hits[~np.isnan(self.hits)]
         refused = 1 - len(known) / len(self.hits)
         if not len(known):
@@ -68,20 +69,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class World:
-    """Draws of two optimizers."""
+    """Simulated runs of two optimizers."""
 
     name: str
     p: float
-    """Share that works of the optimizer that works more often."""
+    """Success probability of the optimizer that works more often."""
     seeds: int = 48
     samples: tuple[int, int] = (4, 4)
-    """A seed, of each optimizer."""
+    """Draws per seed, of each optimizer."""
     crossed: bool = False
-    """Whether the same configurations run with every seed."""
+    """Whether the same configurations are run with every seed."""
     shared: float = 0.3
-    """Part of the variance that the common quantile makes."""
+    """Share of the variance due to the common quantile."""
     of_seed: float = 0.0
-    """Part of the variance that a seed decides for all of its draws."""
+    """Share of the variance due to the seed, for all of its draws."""
 
 
 WORLDS = (
@@ -98,7 +99,7 @@ WORLDS = (
 
 
 def successes(world: World, ratio: float, studies: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Return what each optimizer's draws come to: [studies, seeds, draws, batches], 1 where they work."""
+    """Return the results of each optimizer's draws: [studies, seeds, draws, batches], 1 for a success."""
     drawn = 1 if world.crossed else world.seeds
     common = rng.standard_normal((studies, drawn, max(world.samples), 1))
     seed = rng.standard_normal((studies, world.seeds, 1, 1))
@@ -114,7 +115,7 @@ def successes(world: World, ratio: float, studies: int, rng: np.random.Generator
 
 
 def draws_of(optimizer: str, works: Floats, *, crossed: bool) -> Draws:
-    """Return what ``compute_draws`` makes of such runs; `works` is [seeds, draws, batches]."""
+    """Return the result of ``compute_draws`` for such runs; `works` is [seeds, draws, batches]."""
     share = works.mean(axis=0) if crossed else works.mean(axis=1)
     cost = np.ones_like(share)
     count = works.shape[0] * works.shape[1]
@@ -162,9 +163,9 @@ def _claims(answers: Texts, *which: str) -> Floats:
 
 
 def answers_of(a: Floats, b: Floats, *, crossed: bool) -> tuple[Texts, Floats, Floats]:
-    """Return the answers of all studies at once, and the intervals of the ratio of shares, from blocks' means.
+    """Return the answers of all studies at once, and the intervals of the ratio of shares, from means of blocks.
 
-    The steps are those of ``compute_sensitivity_verdict``, which `planned` compares them with.
+    The steps are those of ``compute_sensitivity_verdict``; `planned` compares the two.
     """
     moments = Moments.separate(a, b) if crossed else Moments.paired(a, b)
     more, less = moments.p_above(MARGIN), moments.p_below(1 / MARGIN)
@@ -178,7 +179,7 @@ def answers_of(a: Floats, b: Floats, *, crossed: bool) -> tuple[Texts, Floats, F
 
 
 def planned(studies: int) -> Iterator[Measured]:
-    """Verdicts at the number of seeds that was planned."""
+    """Yield verdicts at the planned number of seeds."""
     for place, world in enumerate(WORLDS):
         for ratio in (1.0, MARGIN, 2.0, 3.0):
             rng = np.random.default_rng([place, round(10 * ratio)])
@@ -215,7 +216,7 @@ def planned(studies: int) -> Iterator[Measured]:
 
 
 def _costs_hold(a: Floats, b: Floats, costs: list[Floats], ratio: float, world: World) -> Floats:
-    """Return whether the intervals of the ratio of expected costs hold it: ``price``'s, for all studies at once."""
+    """Return whether the intervals of the ratio of expected costs contain it, computed as in ``price``."""
     if world.crossed:
         halves = [
             log_ratio_jackknife(np.stack(pair, axis=1), np.array([-1.0, 1.0]))
@@ -230,7 +231,7 @@ def _costs_hold(a: Floats, b: Floats, costs: list[Floats], ratio: float, world: 
 
 
 def looks(studies: int) -> Iterator[Measured]:
-    """Studies that are looked at after every seed, up to 400, and stop as soon as something is claimed."""
+    """Yield results of studies that are looked at after every seed, up to 400, and stop at the first claim."""
     for p in (0.24, 0.07, 0.035):
         for ratio in (1.0, MARGIN, 3.0):
             rng = np.random.default_rng([round(1000 * p), round(10 * ratio)])
@@ -261,9 +262,9 @@ def looks(studies: int) -> Iterator[Measured]:
 
 
 def boxes(studies: int) -> Iterator[Measured]:
-    """Draw settings by the package's own designs, from boxes of different dimension and width.
+    """Yield results for settings sampled by the package's own designs, from boxes of different dimension and width.
 
-    The seeds of a study are a sample of those of one large design, of whose settings each works or doesn't.
+    The seeds of a study are sampled from those of one large design, in which each setting either works or doesn't.
     """
     sgd = {"kind": "sgd", "design": "sobol", "samples": 4, "lr": {"log": [1e-4, 1.0]}}
     kfac = {**sgd, "kind": "kfac", "damping": {"log": [1e-4, 1.0]}}
@@ -273,7 +274,7 @@ def boxes(studies: int) -> Iterator[Measured]:
         ("an inert hyperparameter", kfac, (0.5, math.inf), 1.0, "equivalent"),
         ("an inert hyperparameter of 15 decades", wide, (0.5, math.inf), 1.0, "equivalent"),
     ):
-        # With one and the same design seed the inert cases would be equal draw by draw.
+        # With the same design seed, the inert cases would be equal draw by draw.
         one = _works(KFACArm.model_validate(arm), half)
         other = _works(SGDArm.model_validate({**sgd, "design_seed": 0 if goal == "worse" else 1}), (0.5,))
         for seeds in (48, 192):
@@ -289,7 +290,7 @@ def boxes(studies: int) -> Iterator[Measured]:
 
 
 def _works(arm: KFACArm | SGDArm, half: tuple[float, ...]) -> Floats:
-    """Return the share of each seed's draws that lie within so many decades of the middle of their box: [seeds]."""
+    """Return the share of each seed's draws within `half` decades from the middle of their box: [seeds]."""
     varying = [name for name, axis in arm.axes().items() if axis.varies]
     middle = [np.log10(arm.axes()[name].bounds()).mean() for name in varying]
     found = []
@@ -309,7 +310,7 @@ def _runs(rows: list[tuple[str, int, bool, float, float]]) -> tuple[pd.DataFrame
 
 
 def undrawn(studies: int) -> Iterator[Measured]:
-    """Worlds whose settings were not drawn, or not all of them run to the end: nothing may be claimed."""
+    """Yield results where settings were not sampled, or not all run to the end: nothing may be claimed."""
     for name, points, designs, stopped in (
         ("grids of 4 and 8 points over the same region", (4, 8), ("grid", "grid"), False),
         ("a search (TPE) against a grid", (8, 8), ("tpe", "grid"), False),
@@ -333,22 +334,22 @@ def undrawn(studies: int) -> Iterator[Measured]:
 
 
 NOTES = """\
-* The test is Student's t over seeds (Fieller's, of a ratio of means); each seed with all that it draws, for both
-  optimizers and all batch sizes, is one observation, so whatever they share needs no model.
-* A claim needs the interval beyond the margin of 1.5, so a true ratio of 2 is claimed from 192 draws a batch size in
-  most studies only where most settings work.
-* Shares that work are of the first 400 studies of a row. Where shares are skewed, 16 draws against 2 a seed, "better"
-  is claimed at the margin in 5.4% of studies; its 95% bound is below 7%. "Equivalent" needs the whole interval within
-  the margin, and is claimed at the margin in fewer studies than "better".
-* Bets hold at any stop, whatever the shares. They need several times the draws of the planned test where few settings
-  work. The planned test, repeated at every eighth seed until it claims, does not hold its level.
-* Of grids, searches and pruned runs nothing is claimed, whatever they show."""
+* The test is Student's t over seeds (Fieller's for a ratio of means); each seed with all its draws, for both optimizers
+  and all batch sizes, is one observation, so no model of their dependence is needed.
+* A claim needs the interval beyond the margin of 1.5, so with 192 draws per batch size a true ratio of 2 is claimed in
+  most studies only if most settings work.
+* Shares that work are checked for the first 400 studies of a row. If shares are skewed (16 draws against 2 per seed),
+  "better" is claimed at the margin in 5.4% of studies; its 95% bound is below 7%. "Equivalent" needs the whole interval
+  within the margin, and is claimed at the margin in fewer studies than "better".
+* Bets are valid at any stop, for any shares. They need several times the draws of the planned test if few settings
+  work. The planned test, repeated at every eighth seed until it claims, does not keep its level.
+* For grids, searches and pruned runs nothing is claimed."""
 
 SIMULATIONS = {"planned": planned, "looks": looks, "boxes": boxes, "undrawn": undrawn}
 
 
 def main() -> None:
-    """Simulate, print the table, and record it if asked to."""
+    """Simulate, print the table, and record it on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--only", choices=tuple(SIMULATIONS), nargs="+", default=tuple(SIMULATIONS))

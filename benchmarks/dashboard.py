@@ -1,12 +1,12 @@
-"""How long a dashboard takes to open a large study in Chromium, and to answer a click on a cell.
+"""Time that the dashboard takes to open a large study in Chromium, and to respond to a click on a cell.
 
     python benchmarks/dashboard.py [--runs 10000 100000] [--rounds 3] [--write]
 
-Writes a synthetic study of so many runs x 100 epochs, serves it from a process of its own, and
-measures in a real browser: from the request to a painted robustness page (cold: nothing read; warm: the server has
-read the study), and from a click on a cell to its painted learning curves; and the processor time of the page's own
-thread and of the server that each takes, which a busy machine changes less. Prints a table in Markdown; `--write` puts
-it into benchmarks/results/dashboard.md.
+Writes a synthetic study with the given number of runs x 100 epochs, serves it from a process of its own, and measures
+in a real browser: the time from the request to a painted robustness page (cold: nothing read; warm: the server has read
+the study), the time from a click on a cell to its painted learning curves, and for each the CPU time of the page's main
+thread and of the server, which varies less on a busy machine. Prints a table in Markdown; `--write` stores it in
+benchmarks/results/dashboard.md.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ SEEDS = 5
 PACK = 1_000
 BATCH_SIZES = (32, 64, 128, 256, 512)
 SIDES = {10_000: (10, 20), 100_000: (20, 100)}
-"""Grid points of learning rate and of the second hyperparameter: two optimizers, five batch sizes, five seeds."""
+"""Grid points of learning rate and second hyperparameter, for two optimizers, five batch sizes and five seeds."""
 CHROMIUM = "/usr/bin/chromium"
 RECORD = Path(__file__).parent / "results" / "dashboard.md"
 _BEGIN, _END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
 def spec_of(runs: int) -> StudySpec:
-    """Return a study of so many runs."""
+    """Return a study of `runs` runs."""
     lr, other = SIDES[runs]
     return StudySpec.model_validate(
         {
@@ -74,10 +74,10 @@ def spec_of(runs: int) -> StudySpec:
 
 
 def write(root: Path, runs: int) -> None:
-    """Write a study of so many runs, a thousand a pack, in the store's schemas.
+    """Write a study of `runs` runs, a thousand per pack, in the store's schemas.
 
-    The loss falls to a bowl in log coordinates; runs beyond a cliff diverge. Rows are made as columns: the store's
-    writer takes a run at a time, which would take a quarter of an hour here.
+    The loss decays to a bowl in log coordinates; runs beyond a cliff diverge. Rows are written as columns, because the
+    store's writer takes one run at a time, which would take a quarter of an hour here.
     """
     spec = spec_of(runs)
     directory = place(str(root / spec.name))
@@ -113,7 +113,7 @@ def write(root: Path, runs: int) -> None:
 
 
 def _reach(table: pd.DataFrame) -> np.ndarray:
-    """Return how far each run's step goes, in decades [runs]."""
+    """Return the size of each run's step, in decades [runs]."""
     momentum = table.get(PARAM_PREFIX + "momentum", pd.Series(0.0, index=table.index)).fillna(0.0).to_numpy()
     sgd = (table["kind"] == "sgd").to_numpy()
     return np.asarray(np.log10(table[PARAM_PREFIX + "lr"].to_numpy()) - np.where(sgd, np.log10(1 - momentum), 0.0))
@@ -138,7 +138,7 @@ def _measured(table: pd.DataFrame, rng: np.random.Generator) -> dict[str, np.nda
 
 
 def serve(root: str, pipe: Connection) -> None:
-    """Serve the dashboard of `root`, and tell the port; the process ends with the benchmark."""
+    """Serve the dashboard of `root`, and send the port; the process ends with the benchmark."""
     import logging
 
     from werkzeug.serving import make_server
@@ -165,7 +165,7 @@ def server(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def open_page(tab: Page, address: str) -> float:
-    """Return the seconds from asking for a page to both optimizers' maps being painted."""
+    """Return the seconds from requesting a page until both optimizers' maps are painted."""
     began = time.perf_counter()
     tab.goto(address)
     for name in ("robustness-kfac", "robustness-sgd"):
@@ -174,7 +174,7 @@ def open_page(tab: Page, address: str) -> float:
 
 
 def click_cell(tab: Page, column: int) -> float:
-    """Return the seconds from a click on a cell to its curves being painted."""
+    """Return the seconds from a click on a cell until its curves are painted."""
     tab.evaluate("window.scrollTo(0, 0)")
     x, y, name = tab.locator("[id*='robustness-kfac'] .js-plotly-plot").first.evaluate(
         """(gd, column) => {
@@ -195,7 +195,7 @@ def click_cell(tab: Page, column: int) -> float:
 
 
 class Clock:
-    """The processor seconds that a tab's own thread and the server have taken since they were last asked for."""
+    """CPU seconds of a tab's main thread and of the server since the last lap."""
 
     def __init__(self, tab: Page, pid: int) -> None:
         self._session, self._pid = tab.context.new_cdp_session(tab), pid
@@ -216,13 +216,13 @@ class Clock:
 
 
 def peak_mib(pid: int) -> float:
-    """Return the most memory that a process has had, in MiB."""
+    """Return the peak memory of a process, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def measure(root: Path, runs: int, rounds: int) -> str:
-    """Return a row of the table."""
+    """Return a table row."""
     name = f"runs-{runs}"
     cold: list[float] = []
     warm: list[float] = []
@@ -262,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=sorted(SIDES), choices=sorted(SIDES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--root", type=Path, help="where the studies are written, or are already")
+    parser.add_argument("--root", type=Path, help="folder in which the studies are written, or already are")
     parser.add_argument("--write", action="store_true", help=f"put the table into {RECORD.name}")
     given = parser.parse_args()
     lines = [

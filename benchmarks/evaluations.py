@@ -1,13 +1,13 @@
-"""What evaluations cost beside training, on the shipped studies, as they are spaced and an epoch apart.
+"""Cost of evaluations relative to training, for the shipped studies, with their own spacing and once per epoch.
 
     python benchmarks/evaluations.py [STUDY ...] [--members N] [--record]
 
-One pack of each optimizer and batch size is trained to its budget, its members spread over the optimizer's design,
-with one math thread. Seconds are of the thread's CPU time, so that other work on the machine counts for little.
-"an epoch apart" is the same pack with `every_epochs = 1`, both splits each time. cifar10_small, whose images are read
-from $SENSITIVITY_DATA, is priced as `sensitivity plan` prices it: from some steps and evaluations of one trial. Studies
-for accelerators are not trained here: of them forward and backward passes are counted, an example's training as three
-forward passes, without what the optimizer adds.
+One pack per optimizer and batch size is trained to its budget, with members spread over the optimizer's design and one
+math thread. Seconds are CPU time of the thread, so that other work on the machine matters little. "an epoch apart" is
+the same pack with `every_epochs = 1`, evaluated on both splits each time. cifar10_small, whose images are read from
+$SENSITIVITY_DATA, is priced as `sensitivity plan` does it: from a few steps and evaluations of one trial. Studies for
+accelerators are not trained here; instead, forward and backward passes are counted, with training an example counted as
+three forward passes, without the optimizer's own work.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from sensitivity.training.problems import Problem, load_problem
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = {"quickstart": 64, "noisy_quadratic": 64}
-"""Of a pack, as the studies are run."""
+"""Members of a pack, as these studies are run."""
 PRICED = "cifar10_small"
 COUNTED = {
     "cifar10_resnet20": (50_000, 10_000),
     "cifar10_resnet20_steps": (50_000, 10_000),
     "svhn_alexnet": (73_257, 26_032),
 }
-"""Training and test examples of the studies for accelerators."""
+"""(training examples, test examples) of the studies for accelerators."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Spent:
 
     @property
     def share(self) -> float:
-        """Evaluation over training."""
+        """Evaluation time over training time."""
         return self.evaluation / self.train
 
 
@@ -66,7 +66,7 @@ def study(name: str) -> StudySpec:
 
 
 def train(trials: Sequence[Trial], problem: Problem) -> Spent:
-    """Train a pack, in seconds of CPU time."""
+    """Train a pack and return its CPU seconds."""
     pack_training.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined, assignment]
     runs = train_pack(Pack(tuple(trials)), problem)
     return Spent(
@@ -77,13 +77,13 @@ def train(trials: Sequence[Trial], problem: Problem) -> Spent:
 
 
 def an_epoch_apart(trial: Trial) -> Trial:
-    """Return the trial as it was evaluated before evaluations grew apart."""
+    """Return the trial with evaluations once per epoch, as before their spacing grew."""
     spacing = EvaluationSpec(every_epochs=1, train_examples=trial.workload.evaluation.train_examples)
     return replace(trial, workload=replace(trial.workload, evaluation=spacing))
 
 
 def measured(name: str, members: int) -> Iterator[str]:
-    """Yield a row of the table for each optimizer of a study."""
+    """Yield a table row for each optimizer of a study."""
     spec = study(name)
     problem = load_problem(spec.required_problem, folder=ROOT / "search_spaces")
     everything = [trial for trial in expand(spec) if trial.seed == spec.seeds[0]]
@@ -106,7 +106,7 @@ def measured(name: str, members: int) -> Iterator[str]:
 
 
 def priced(name: str) -> Iterator[str]:
-    """Yield a row for each optimizer of a study that takes too long to train here."""
+    """Yield a table row for each optimizer of a study that takes too long to train here."""
     spec = study(name)
     problem = load_problem(spec.required_problem, folder=ROOT / "search_spaces")
     calibration.time = SimpleNamespace(perf_counter=time.thread_time)  # type: ignore[attr-defined, assignment]
@@ -122,7 +122,7 @@ def priced(name: str) -> Iterator[str]:
 
 
 def counted(name: str, train_size: int, test_size: int) -> str:
-    """Return the row of a study of which passes are counted."""
+    """Return the table row of a study whose passes are counted."""
     spec, shares = study(name), []
     for evaluation in (spec.evaluation, EvaluationSpec(every_epochs=1, train_examples=spec.evaluation.train_examples)):
         spent = trained = 0.0
@@ -138,10 +138,10 @@ def counted(name: str, train_size: int, test_size: int) -> str:
 
 
 def main() -> None:
-    """Print the tables; record them if asked."""
+    """Print the tables, and record them on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(MEMBERS)}; default: all of them")
-    parser.add_argument("--members", type=int, help="of a pack; default: by study")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"one of {', '.join(MEMBERS)}; default: all")
+    parser.add_argument("--members", type=int, help="members of a pack; default: by study")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/evaluations.md")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""What the spacing of evaluations does to S(B) and Bc: the quickstart's problem, trained three times.
+"""Effect of the spacing of evaluations on S(B) and Bc: the quickstart's problem, trained three times.
 
     python benchmarks/grain.py [--judges N] [--record]
 
 The quickstart's optimizers, batch sizes, budget and target, with two settings each that reach the target within the
-budget at every batch size, trained with evaluations as a study has them by default (each 10% later than the last), with
-one at every step, and with one an epoch. Training is the same each time. Some seeds choose the winners and fresh ones
-judge them; values, intervals and verdicts are the product's own.
+budget at every batch size. They are trained with the default spacing of evaluations (each 10% later than the last),
+with an evaluation at every step, and with one per epoch; training is otherwise the same. Some seeds choose the winners
+and fresh ones judge them; values, intervals and verdicts are those of the product.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ GRIDS = {
     "sgd": {"lr": 0.2, "momentum": [0.5, 0.75]},
 }
 CHOOSING = 4
-"""Seeds that choose the winners."""
+"""Number of seeds that choose the winners."""
 SPACINGS: Mapping[str, Mapping[str, float]] = {
     "default": {"growth": 0.1},
     "every step": {"every_steps": 1},
@@ -60,19 +60,19 @@ PACK = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """A study evaluated at one spacing."""
+    """A study evaluated with one spacing."""
 
     times: pd.DataFrame
-    """Of ``times.compute_times``, by trial."""
+    """Result of ``times.compute_times``, by trial."""
     curves: Mapping[str, ScalingCurve]
     verdict: Verdict
     evaluations: int
-    """Of a run at the smallest batch size."""
+    """Number of evaluations of a run at the smallest batch size."""
     seconds: float
 
 
 def study(seeds: int, spacing: Mapping[str, float]) -> StudySpec:
-    """Return the quickstart on small grids, evaluated at `spacing`."""
+    """Return the quickstart on small grids, evaluated with `spacing`."""
     raw = load_study(FOLDER / "quickstart.toml").model_dump(mode="json", exclude_none=True)
     for name, grid in GRIDS.items():
         raw["optimizers"][name].update(design="grid", **grid)
@@ -89,7 +89,7 @@ def train(spec: StudySpec) -> Iterator[RunResult]:
 
 
 def tables(results: list[RunResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the tables of runs and curves, as a study directory has them."""
+    """Return the tables of runs and curves, as in a study directory."""
     runs = pd.DataFrame(
         {
             "trial_id": run.trial.id,
@@ -138,7 +138,7 @@ def words(estimate: Estimate) -> str:
 
 
 def point_words(point: ScalingPoint) -> str:
-    """Return S(B) with its interval, and what it is where it was not timed by every seed."""
+    """Return S(B) with its interval, and its state unless every seed reached the target."""
     return words(point.time) + ("" if point.state == "reached" else f" ({point.state})")
 
 
@@ -149,7 +149,7 @@ def size_of(curve: ScalingCurve) -> Estimate:
 
 
 def rows_of(name: str, measured: Measured) -> Iterator[str]:
-    """Yield a row for each optimizer."""
+    """Yield a table row for each optimizer."""
     for optimizer, curve in measured.curves.items():
         points = " | ".join(point_words(point) for point in curve.points)
         judges = size_of(curve).n
@@ -157,7 +157,7 @@ def rows_of(name: str, measured: Measured) -> Iterator[str]:
 
 
 def winners(measured: Measured) -> str:
-    """Return the settings that won."""
+    """Return the winning settings."""
     return "; ".join(
         f"{optimizer_name(optimizer)} "
         + ", ".join(
@@ -185,14 +185,14 @@ def compare(one: Measured, other: Measured) -> Iterator[str]:
 
 
 def within(value: Estimate, interval: Estimate) -> str:
-    """Say whether a value lies in another's interval."""
+    """Return in words whether a value lies in another's interval."""
     if interval.interval is None or not value.known:
         return "–"
     return "yes" if interval.interval[0] <= value.value <= interval.interval[1] else "NO"
 
 
 def enclosed(coarse: Measured, fine: Measured) -> str:
-    """Count the runs whose first crossing, seen at every step, lies in the interval that coarse evaluations give it."""
+    """Count the runs whose first crossing, evaluated at every step, lies in the interval from coarse evaluations."""
     keys = ["optimizer", "batch_size", "seed", *(c for c in fine.times if str(c).startswith(PARAM_PREFIX))]
     both = coarse.times.merge(fine.times, on=keys, suffixes=("", "_fine"), validate="1:1")
     hit = both[both["outcome"] == "reached"]
@@ -208,7 +208,7 @@ def enclosed(coarse: Measured, fine: Measured) -> str:
 
 
 def verdict_words(verdict: Verdict) -> str:
-    """Return the verdict's answer and what forbids a claim."""
+    """Return the verdict's answer and what prevents a claim."""
     codes = sorted({block.code for block in verdict.blocks})
     return f"{verdict.answer}; ratio of critical batch sizes {words(verdict.effect)}" + (
         f"; blocked by: {', '.join(codes)}" if codes else ""
@@ -216,7 +216,7 @@ def verdict_words(verdict: Verdict) -> str:
 
 
 def main() -> None:
-    """Print the tables; record them if asked."""
+    """Print the tables, and record them on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judges", type=int, default=8, help="seeds that judge the winners; default: 8")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/grain.md")

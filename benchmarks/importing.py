@@ -1,9 +1,9 @@
-"""What an import takes: 1,000,000 evaluations from CSV, and a study of 1,152 runs to an Optuna storage.
+"""Time and memory of an import of 1,000,000 evaluations from CSV, and of the export of 1,152 runs to Optuna.
 
     python benchmarks/importing.py
 
-Each is done in a process of its own, whose time and largest memory are measured, imports of packages included. The
-record is in ``benchmarks/results/importing.md``.
+Each is done in a process of its own; time and peak memory are those of the process, including imports of packages. The
+record is ``benchmarks/results/importing.md``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORD = Path(__file__).parent / "results" / "importing.md"
 
 
 def write_csv(path: Path, *, rates: int, sizes: int, seeds: int, evaluations: int) -> int:
-    """Write a grid of two optimizers: a row an evaluation; return the number of rows."""
+    """Write a grid of two optimizers, one row per evaluation; return the number of rows."""
     shape = (2, rates, sizes, seeds, evaluations)
     optimizer, rate, size, seed, k = (axis.ravel() for axis in np.indices(shape))
     lr = np.logspace(-3, 0, rates)[rate]
@@ -47,7 +47,7 @@ def write_csv(path: Path, *, rates: int, sizes: int, seeds: int, evaluations: in
 
 
 def measured(*command: str) -> str:
-    """Run a command; return its seconds, those of its CPU time, and its largest memory, as cells of a table."""
+    """Run a command; return its wall-clock time, its CPU time, and its peak memory, as table cells."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "sensitivity.cli.main", *command], check=True, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

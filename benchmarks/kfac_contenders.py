@@ -1,7 +1,7 @@
-"""What `kfac_step.py` times: a minimal hook-based K-FAC, ours, and the peers that can be installed by name.
+"""Contenders of `kfac_step.py`: a minimal hook-based K-FAC, ours, and other implementations installed from PyPI.
 
 A contender is built for a kind of step, "plain", "factors" (updates the factors) or "both" (and the inverses), and
-gives a function that takes one such step. A contender that cannot tell two kinds apart builds the costlier for both.
+returns a function that takes one such step. If it can't distinguish two kinds, it builds the more expensive one.
 """
 
 import warnings
@@ -22,17 +22,17 @@ INTERVALS = {"plain": (NEVER, NEVER), "factors": (1, NEVER), "both": (1, 1)}
 
 
 def adamw(work: Workload, kind: str) -> Step:
-    """Build torch.optim.AdamW, the unit of a transformer."""
+    """Build torch.optim.AdamW, the baseline for a transformer."""
     return _torch_step(work, lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3))
 
 
 def unit(work: Workload, kind: str) -> Step:
-    """Build the optimizer that ratios are to."""
+    """Build the baseline optimizer of the ratios."""
     return (adamw if work.name == "transformer" else sgd)(work, kind)
 
 
 def sgd(work: Workload, kind: str) -> Step:
-    """Build torch.optim.SGD with momentum, the unit of every ratio."""
+    """Build torch.optim.SGD with momentum, the baseline of all other ratios."""
     return _torch_step(work, lambda model: torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
 
 
@@ -52,7 +52,7 @@ def ours(work: Workload, kind: str, **options: Any) -> Step:
 
 
 def minimal(work: Workload, kind: str) -> Step:
-    """Build a plain K-FAC of hooks, im2col, and a Cholesky inverse a layer."""
+    """Build a plain K-FAC with hooks, im2col, and one Cholesky inverse per layer."""
     factors, inverses = INTERVALS[kind]
     return _torch_step(work, lambda model: Minimal(model, factors, inverses))
 
@@ -67,7 +67,7 @@ def singd(work: Workload, kind: str) -> Step:
 
 def asdfghjkl(work: Workload, kind: str) -> Step:
     """Build asdfghjkl's empirical K-FAC on torch.optim.SGD."""
-    # They are absent from CPU builds.
+    # These functions are missing from CPU builds.
     torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = lambda *_: None  # type: ignore[assignment]
     from asdl import FISHER_EMP, KfacGradientMaker, PreconditioningConfig
 
@@ -130,7 +130,7 @@ def curvlinops(work: Workload, kind: str) -> Step:
 
 
 def kfac_jax(work: Workload, kind: str) -> Step:
-    """Build kfac-jax's empirical K-FAC; its unit is `jax_sgd`."""
+    """Build kfac-jax's empirical K-FAC; its baseline is `jax_sgd`."""
     import jax
 
     module = _import_kfac_jax()
@@ -201,7 +201,7 @@ def _jax_problem(work: Workload, module: Any) -> tuple[Any, Any, Any]:
 
 
 def _import_kfac_jax() -> Any:
-    """Import kfac-jax where its tensorflow-probability still looks for a table that this JAX has moved."""
+    """Import kfac-jax with a workaround: its tensorflow-probability looks for a table that this JAX has moved."""
     import jax.interpreters.xla
     from jax._src import core
 
@@ -225,7 +225,7 @@ def _torch_step(work: Workload, build: Callable[[nn.Module], Any]) -> Step:
 
 
 class Minimal:
-    """K-FAC as one would first write it."""
+    """K-FAC in its simplest form."""
 
     def __init__(self, model: nn.Module, factor_interval: int, inverse_interval: int) -> None:
         self.layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
@@ -239,7 +239,7 @@ class Minimal:
             layer.register_full_backward_hook(self.saved_gradient)
 
     def saved_input(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Average the input factor."""
+        """Update the running average of the input factor."""
         if self.steps % self.intervals[0] == 0:
             rows = inputs[0].detach()
             rows = rows.flatten(0, -2) if isinstance(layer, nn.Linear) else rows
@@ -251,7 +251,7 @@ class Minimal:
             self.averaged(self.a, layer, rows.mT @ rows / len(rows if isinstance(layer, nn.Linear) else inputs[0]))
 
     def saved_gradient(self, layer: nn.Module, _: Any, grads: tuple[Tensor, ...]) -> None:
-        """Average the output factor."""
+        """Update the running average of the output factor."""
         if self.steps % self.intervals[0] == 0:
             rows = grads[0].detach()
             rows = rows.flatten(0, -2) if isinstance(layer, nn.Linear) else rows
@@ -260,7 +260,7 @@ class Minimal:
             self.averaged(self.g, layer, rows.mT @ rows / len(rows))
 
     def averaged(self, held: dict[nn.Module, Tensor], layer: nn.Module, new: Tensor) -> None:
-        """Move a running average."""
+        """Update a running average."""
         held[layer] = held[layer].mul_(0.95).add_(new, alpha=0.05) if layer in held else new
 
     def zero_grad(self) -> None:

@@ -1,17 +1,17 @@
-"""Time a K-FAC step as a multiple of the SGD step of the same model and batch, beside peers and floors.
+"""Time of a K-FAC step as a multiple of the SGD step on the same model and batch, with peers and floors.
 
     python benchmarks/kfac_step.py [--workloads ...] [--rounds N] [--minutes M] [--threads T] [--device D] [--record]
 
-A round times every contender once in each kind of step, and SGD (kfac-jax: SGD in JAX) just before it: both for the
-same number of steps in a row, after one untimed step where steps are short, as in training, where the caches hold one
-optimizer's state and not eight. With one thread on a host the time is the process's own, which other work on the
-machine disturbs least. After `--minutes` a workload takes no further round. The ratios of a round are put together for
-(a) factors every step and inverses every 10, (b) every 10 and every 100; the tables give medians over rounds with their
-quartiles. Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with our forms
-(convolution factors without im2col, small batches as thin products) and with the usual ones. Memory: the peak of a
-process that takes steps of kind "both", less that of one that takes SGD steps.
-`--record` writes the tables to results/kfac_step.md after every round, so that a run that is stopped leaves the rounds
-it had; tables of other workloads stay.
+In a round every contender takes each kind of step once, with SGD (for kfac-jax: SGD in JAX) just before it: both for
+the same number of steps in a row, after one untimed step where steps are short, so that as in training the caches
+contain the state of one optimizer instead of eight. With one thread on a host, times are CPU time of the process, which
+other work on the machine disturbs least. After `--minutes` a workload starts no further round. The ratios of a round
+are combined for (a) factors every step and inverses every 10, (b) every 10 and every 100; the tables give medians over
+rounds with their quartiles. Floors: the FLOPs of forward, backward and K-FAC over those of forward and backward, with
+our forms (convolution factors without im2col, low-rank products for small batches) and with the usual ones. Memory: the
+peak of a process that takes steps of kind "both", minus that of one that takes SGD steps.
+`--record` writes the tables to results/kfac_step.md after every round, so that a run that is stopped keeps its finished
+rounds; tables of other workloads are kept.
 """
 
 import argparse
@@ -39,12 +39,12 @@ KINDS = ("plain", "factors", "both")
 ROUNDS = {"perceptron": 60, "wide": 10, "resnet20": 5, "transformer": 5}
 STEPS = {"perceptron": 10, "wide": 2, "resnet20": 1, "transformer": 1}
 UNITS = {"transformer": "AdamW"}
-"""Optimizers that ratios are to, where that is not SGD with momentum."""
+"""Baseline optimizer by workload, if it is not SGD with momentum."""
 
 
 @dataclass(eq=False)
 class Measured:
-    """Ratios to SGD by contender and kind of step, one a round; why others are missing; seconds of the SGD steps."""
+    """Ratios to SGD by contender and kind of step, one per round; reasons for missing ones; seconds of SGD steps."""
 
     ratios: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Measured:
 
 
 def timed(step: Step, device: torch.device, steps: int) -> float:
-    """Seconds of one step, the mean of several in a row, of which a first untimed one warms the caches."""
+    """Return the seconds of one step, the mean of several in a row after an untimed one that warms the caches."""
     if steps > 1:
         step()
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -67,7 +67,7 @@ def timed(step: Step, device: torch.device, steps: int) -> float:
 
 
 def measure(work: Workload, rounds: int) -> Iterator[Measured]:
-    """Measure round by round, each time giving all that is known."""
+    """Measure round by round, yielding all measurements so far after each."""
     pairs: dict[tuple[str, str], tuple[Step, Step]] = {}
     known, steps = Measured(), STEPS[work.name]
     for name, (build, base_of) in CONTENDERS.items():
@@ -92,13 +92,13 @@ def measure(work: Workload, rounds: int) -> Iterator[Measured]:
 
 
 def composed(kinds: dict[str, float], factors: int, inverses: int) -> float:
-    """Mean ratio of a run with these intervals."""
+    """Return the mean ratio of a run with these intervals."""
     both = 1 / inverses
     return both * kinds["both"] + (1 / factors - both) * kinds["factors"] + (1 - 1 / factors) * kinds["plain"]
 
 
 def spread(kinds: dict[str, list[float]], factors: int, inverses: int) -> str:
-    """Median and quartiles over rounds of the mean ratio of a run with these intervals."""
+    """Return the median and quartiles over rounds of the mean ratio of a run with these intervals."""
     rounds = [dict(zip(kinds, values, strict=True)) for values in zip(*kinds.values(), strict=True)]
     ratios = [composed(each, factors, inverses) for each in rounds]
     if len(ratios) == 1:
@@ -108,7 +108,7 @@ def spread(kinds: dict[str, list[float]], factors: int, inverses: int) -> str:
 
 
 def floors(work: Workload) -> dict[str, dict[str, float]]:
-    """Ratios by FLOPs alone."""
+    """Return ratios by FLOPs alone."""
     model, (x, y) = work.model(), work.data()
     positions: dict[str, int] = {}
     for name, module in model.named_modules():
@@ -137,7 +137,7 @@ def floors(work: Workload) -> dict[str, dict[str, float]]:
 
 
 def peak_memory(work: Workload, name: str, threads: int) -> float | None:
-    """Peak resident (or device) memory in MB of a fresh process that takes three steps."""
+    """Return the peak resident (or device) memory in MB of a fresh process that takes three steps."""
     command = [sys.executable, __file__, "--child", name, "--workloads", work.name]
     command += ["--threads", str(threads), "--device", work.device.type, "--batch", str(work.batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -152,13 +152,13 @@ def child(work: Workload, name: str) -> None:
     if work.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        # Not getrusage: its peak includes that of the process this one was forked from.
+        # Not getrusage: its peak includes that of the process from which this one was forked.
         status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
         print(int(status.split()[0]) / 1024)
 
 
 def memories(work: Workload, threads: int) -> dict[str, str]:
-    """Peak memory over the unit's of every contender; of JAX, which keeps its own books, none."""
+    """Return the peak memory of every contender minus the baseline's; empty for JAX, which manages its own memory."""
     base, found = peak_memory(work, "unit", threads), dict[str, str]()
     for name in CONTENDERS:
         peak = None if "jax" in name else peak_memory(work, name, threads)
@@ -167,7 +167,7 @@ def memories(work: Workload, threads: int) -> dict[str, str]:
 
 
 def table(work: Workload, known: Measured, memory: dict[str, str], loads: list[float]) -> list[str]:
-    """Markdown lines of one workload's table."""
+    """Return the Markdown lines of one workload's table."""
     rounds, steps, of = len(known.units), STEPS[work.name], UNITS.get(work.name, "SGD")
     lines = [
         f"## {work.name}, batch {work.examples}: {of} step {statistics.median(known.units) * 1e3:.2f} ms",
@@ -189,7 +189,7 @@ def table(work: Workload, known: Measured, memory: dict[str, str], loads: list[f
 
 
 def recorded(path: Path, heading: list[str], name: str, lines: list[str]) -> str:
-    """Return the file with one workload's table anew, in the order of the workloads."""
+    """Return the file with one workload's table replaced, in the order of the workloads."""
     known = path.read_text().split("\n## ")[1:] if path.exists() else []
     tables = {table.split(",")[0]: table.rstrip() for table in known}
     tables[name] = "\n".join(lines).removeprefix("## ").rstrip()
@@ -197,7 +197,7 @@ def recorded(path: Path, heading: list[str], name: str, lines: list[str]) -> str
 
 
 def machine(threads: int, device: torch.device) -> str:
-    """Describe where this ran."""
+    """Describe the machine."""
     model = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.processor())
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{model}, {threads} math thread(s)"
     return f"{where}; Python {platform.python_version()}, torch {torch.__version__}."
@@ -219,11 +219,11 @@ def _cpuinfo() -> list[str]:
 
 
 def main() -> None:
-    """Run the benchmark, or one child of it."""
+    """Run the benchmark, or one child process of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=list(ROUNDS), choices=list(ROUNDS))
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({ROUNDS})")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="of a workload, after which it ends its round")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="per workload; the last round is finished")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu")

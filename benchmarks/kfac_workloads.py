@@ -8,31 +8,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 WIDTHS = {"perceptron": (64, 128, 128, 10), "wide": (784, 1000, 500, 250, 30, 250, 500, 1000, 784)}
-"""Of perceptrons; "wide" are those of the autoencoder of MNIST in Martens and Grosse 2015, section 13."""
+"""Widths of perceptron layers; "wide" is the MNIST autoencoder of Martens and Grosse 2015, section 13."""
 VOCABULARY, LENGTH = 256, 128
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and its batch; the same parameters each time."""
+    """A model and its batch, with the same parameters each time."""
 
     name: str
     batch: int
     device: torch.device
 
     def model(self) -> nn.Module:
-        """Make the model with its initial parameters."""
+        """Build the model with its initial parameters."""
         torch.manual_seed(0)
         made = {"resnet20": ResNet20, "transformer": Decoder}.get(self.name, lambda: _perceptron(WIDTHS[self.name]))()
         return made.to(self.device)
 
     @property
     def examples(self) -> int:
-        """Number of sequences in a transformer's batch, of `self.batch` in the others."""
+        """Number of examples in the batch: sequences for a transformer, otherwise `self.batch`."""
         return 32 if self.name == "transformer" else self.batch
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Make one batch."""
+        """Build one batch."""
         generator = torch.Generator().manual_seed(1)
         if self.name == "transformer":
             tokens, labels = torch.randint(VOCABULARY, (2, self.examples, LENGTH), generator=generator)
@@ -77,13 +77,13 @@ class ResNet20(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits."""
+        """Return the logits."""
         outputs: Tensor = self.head(self.blocks(functional.relu(self.norm(self.conv(x)))).mean((2, 3)))
         return outputs
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention of 4 heads and a perceptron of 4 times the width, each on a normalised residual stream."""
+    """Causal self-attention with 4 heads and a perceptron of 4 times the width, each with a normalised residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer of 4 layers of width 256, for sequences of 128 bytes."""
+    """A decoder-only transformer with 4 layers of width 256, for sequences of 128 bytes."""
 
     def __init__(self, width: int = 256, depth: int = 4) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give the logits of all tokens, [batch * length, vocabulary]."""
+        """Return the logits of all tokens, [batch * length, vocabulary]."""
         places = torch.arange(LENGTH, device=tokens.device)
         logits: Tensor = self.head(self.norm(self.blocks(self.word(tokens) + self.place(places))))
         return logits.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Logistic regression, as a model of one's own for `settle_problems`."""
+"""Logistic regression, as a user-defined model for `settle_problems`."""
 
 from __future__ import annotations
 

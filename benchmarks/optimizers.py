@@ -1,4 +1,4 @@
-"""Steps of every optimizer in packs of several sizes, beside one network at a time with torch's own optimizer.
+"""Steps of every optimizer in packs of several sizes, compared with torch's own optimizer on one network at a time.
 
     python benchmarks/optimizers.py [--only ...] [--rounds N] [--write]
 
@@ -37,7 +37,7 @@ from sensitivity.training.problems import Problem, load_problem
 from sensitivity.training.step import make_optimizer, take_step
 
 BATCH, SIZES, STEPS, ROUNDS = 32, (1, 4, 16, 64), 64, 15
-"""Batch, members of packs, steps of a network that are timed in a row, rounds."""
+"""Batch size, pack sizes, timed steps in a row of one network, rounds."""
 RESULT = Path(__file__).parent / "results" / "optimizers.md"
 Peer = Callable[[nn.Module], Any]
 
@@ -161,7 +161,7 @@ def milliseconds(step: Step, steps: int) -> float:
 
 
 def row(problem: Problem, name: str, rounds: int) -> str:
-    """Measure one optimizer."""
+    """Measure one optimizer, and return its table row."""
     arm, peer, build = CASES[name]
     packs = {size: packed(problem, name.partition(",")[0], arm, size) for size in SIZES}
     single = alone(problem, build) if build else None
@@ -182,7 +182,7 @@ def row(problem: Problem, name: str, rounds: int) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write the table if asked to."""
+    """Measure, print, and write the table on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

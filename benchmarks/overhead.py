@@ -1,11 +1,11 @@
-"""Ray's share of a study's wall-clock: what is left of it when training, measuring and preparing are taken away.
+"""Ray's share of a study's wall-clock time: what remains after training, measuring and preparation.
 
     python benchmarks/overhead.py [STUDY]      (default: quickstart)
 
-Runs the study on this machine as `sensitivity run` does, and looks at when packs were in training. Ray's share is its
-start and end, and the time in which a worker waits though packs are left: workers starting, and the way from one pack's
-results to the next pack. It does not contain what any executor would have: the imports of this package, the measurement
-of pack sizes, and workers that are idle because no pack is left for them.
+Runs the study on this machine as `sensitivity run` does, and records when packs were training. Ray's share is its start
+and end, and the time in which a worker waits although packs are left: the start of workers, and the time from one
+pack's results to the next pack. It excludes what any executor would need: importing this package, measuring pack sizes,
+and workers that are idle because no pack is left.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from sensitivity.store.reader import read_study
 
 @dataclass(frozen=True)
 class Span:
-    """A pack in training, in seconds since the epoch."""
+    """Training time of a pack, in seconds since the epoch."""
 
     began: float
     ended: float
 
 
 def pack_spans(uri: str) -> list[Span]:
-    """Return when each pack trained: from its start, for as long as its runs' shares add up to."""
+    """Return when each pack trained: from its start, for the sum of its runs' shares."""
     runs = read_study(place(uri)).runs
     runs["busy"] = runs["train_seconds"] + runs["eval_seconds"]
     packs = runs.groupby("pack_id").agg(began=("started_at", "first"), busy=("busy", "sum"))
@@ -53,7 +53,7 @@ def waiting_seconds(spans: Sequence[Span], workers: int, since: float) -> float:
 
 
 def main() -> None:
-    """Run a study and print the account."""
+    """Run a study and print its time by cause."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("study", nargs="?", default="quickstart")
     study = parser.parse_args().study

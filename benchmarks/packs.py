@@ -1,16 +1,15 @@
-"""Trial-steps a second of packs against one trial at a time, and a whole study against plain Ray Tune.
+"""Trial-steps per second of packs compared with one trial at a time, and a whole study compared with plain Ray Tune.
 
     python benchmarks/packs.py [--seconds S] [--models perceptron small_cnn resnet20] [--record]
     python benchmarks/packs.py --study [--rounds N] [--record]      64 cells against a plain Ray Tune function trainable
 
-Steps of all pack sizes are interleaved in one process with one math thread, for so many seconds a line of the table and
-at least three rounds; a figure is the median over rounds of the ratio to the one-trial step of the same round. A round
-is a whole interval of K-FAC's inversions. The whole table takes 6 minutes; one of some models is recorded under their
-names. "Plain PyTorch" is the same step as a bare loop writes it: a module,
-cross-entropy, ``backward``, ``torch.optim.SGD``, batches indexed from the same tensors. "Floor" is the ratio that a
-pack would have if its products ran at the rate of one large product here and everything else were free. The plain
-trainable is written as Ray's documentation writes one: a process a trial, tensors in memory, ``torch.optim.SGD``, a
-report an epoch.
+Steps of all pack sizes are interleaved in one process with one math thread, for the given seconds per table row and at
+least three rounds; each number is the median over rounds of the ratio to the one-trial step of the same round. A round
+is a whole interval of K-FAC's inversions. The whole table takes 6 minutes; a table of some models is recorded under
+their names. "Plain PyTorch" is the same step in a bare loop: a module, cross-entropy, ``backward``,
+``torch.optim.SGD``, batches indexed from the same tensors. "Floor" is the ratio of a pack whose products run at the
+rate of one large product here while everything else is free. The plain trainable is written as in Ray's documentation:
+one process per trial, tensors in memory, ``torch.optim.SGD``, one report per epoch.
 """
 
 from __future__ import annotations
@@ -58,11 +57,11 @@ WORKLOADS = {"perceptron": (8, 32, 128), "small_cnn": (32, 128), "resnet20": (32
 """Batch sizes by model."""
 SIZES = (1, 4, 16, 64)
 RESNET_SIZES = {"sgd": (1, 4, 16), "kfac": (1, 4)}
-"""Larger packs would take minutes a round, to show what these show."""
+"""Larger packs would take minutes per round and show the same."""
 
 
 def problem_of(model: str, arm: str, batch_size: int) -> tuple[StudySpec, Problem]:
-    """Return a study of 64 cells and its problem; ResNet-20 trains on noise of CIFAR's shape."""
+    """Return a study of 64 cells and its problem; ResNet-20 trains on noise in CIFAR's shape."""
     raw = {
         "name": "benchmark",
         "batch_sizes": [batch_size],
@@ -123,7 +122,7 @@ def void(_: object) -> None:
 
 
 def period_seconds(steps: Callable[[], None], period: int) -> float:
-    """Time so many steps, and return seconds a step."""
+    """Time `period` steps, and return seconds per step."""
     began = time.perf_counter()
     for _ in range(period):
         steps()
@@ -131,14 +130,14 @@ def period_seconds(steps: Callable[[], None], period: int) -> float:
 
 
 def product_rate() -> float:
-    """Return FLOPs a second of one large matrix product here: the best of five."""
+    """Return FLOPs per second of one large matrix product here, the best of five."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     best = min(period_seconds(lambda: void(a @ b), 3) for _ in range(5))
     return 2 * 1024**3 / best
 
 
 def packs(models: list[str], seconds: float) -> Iterator[str]:
-    """Measure packs of each size against packs of one, for so many seconds a line."""
+    """Measure packs of each size against packs of one, for `seconds` per table row."""
     measured = ("ms alone", "plain PyTorch", "pack of 4", "16", "64")
     columns = ("model", "optimizer", "batch", "n", *measured, "floor", "chosen")
     yield "| " + " | ".join(columns) + " |"
@@ -182,7 +181,7 @@ def packs_line(model: str, arm: str, batch_size: int, budget: float) -> str:
 
 
 def memory(models: list[str]) -> Iterator[str]:
-    """Show that the tensors of a pack grow linearly with members and with the batch."""
+    """Show that the memory of a pack's tensors grows linearly with members and with the batch."""
     models = [model for model in models if model != "resnet20"]
     if not models:
         return
@@ -220,7 +219,7 @@ def silent(progress: object) -> Iterator[Callable[[], None]]:
 
 
 def plain_trainable(config: dict[str, float]) -> None:
-    """One trial as Ray Tune's documentation writes it."""
+    """Train one trial as in Ray Tune's documentation."""
     from ray import tune
 
     problem = load_problem(parse_study(tomllib.loads(STUDY), source="benchmark").required_problem)
@@ -243,12 +242,12 @@ def plain_trainable(config: dict[str, float]) -> None:
 
 
 def study(rounds: int) -> Iterator[str]:
-    """Time the same 64 trials through this product and through plain Ray Tune, in turns, Ray running already."""
+    """Time the same 64 trials with this product and with plain Ray Tune, alternating, on a running Ray."""
     with ray_environment(local=True), tempfile.TemporaryDirectory() as folder:
         import ray
         from ray import tune
 
-        os.environ["XDG_CACHE_HOME"] = folder  # nothing is known of this machine beforehand
+        os.environ["XDG_CACHE_HOME"] = folder  # an empty cache: nothing is known about this machine
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         path = Path(folder) / "cells.toml"
         path.write_text(STUDY)
@@ -279,10 +278,10 @@ def study(rounds: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure, print, and record line by line if asked."""
+    """Measure, print, and record line by line on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1, help="of --study")
-    parser.add_argument("--seconds", type=float, default=25, help="of measurement a line of the table")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of --study")
+    parser.add_argument("--seconds", type=float, default=25, help="seconds of measurement per table row")
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--study", action="store_true", help="a whole study against plain Ray Tune")
     parser.add_argument("--default-allocator", action="store_true", help="without the workers' setting of malloc")

@@ -1,9 +1,9 @@
-"""How long `sensitivity.run` takes in Python, the first time in a process and again.
+"""Time of `sensitivity.run` in Python, on the first call in a process and on later ones.
 
     python benchmarks/python_runs.py        writes benchmarks/results/python_runs.md
 
-The study is small, so that nearly all of the time is what a run takes beside training. Ray starts with the first run;
-later ones find it, and worker processes that have trained before. Each run is another study, as its name is another.
+The study is small, so nearly all of the time is overhead. Ray starts with the first run; later runs reuse it, and its
+worker processes that have trained before. Each run has its own name and is therefore a new study.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Seconds and memory of a full report, from a study directory to the HTML file, at 10,000 and 100,000 runs.
+"""Time and memory of a full report, from a study directory to the HTML file, at 10,000 and 100,000 runs.
 
     python benchmarks/report.py [--runs 10000 100000] [--epochs 100] [--record]
 
-The study is made up, and written with the store's schema in parts of about a million rows of curves: two grids of two
-hyperparameters at several batch sizes, ten seeds, an evaluation an epoch; what it costs to make is not counted. Each
-report is made in a fresh process. Goals: 10,000 runs in 20 s; 100,000 in 90 s and 4 GB on two cores; about linear.
+The study is synthetic, and written with the store's schema in parts of about a million rows of curves: two grids of two
+hyperparameters at several batch sizes, ten seeds, one evaluation per epoch; its creation is not timed. Each report is
+made in a fresh process. Goals: 10,000 runs in 20 s; 100,000 in 90 s and 4 GB on two cores; about linear.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make_spec(runs: int, epochs: int) -> StudySpec:
 
 
 def write_study(folder: Path, spec: StudySpec, epochs: int) -> int:
-    """Write a finished study and return its number of runs. A tenth or so of the runs diverge."""
+    """Write a finished study and return its number of runs. About a tenth of the runs diverge."""
     directory = place(str(folder))
     trials = expand(spec)
     manifest = write_manifest(directory, spec, source="")
@@ -89,7 +89,7 @@ def write_study(folder: Path, spec: StudySpec, epochs: int) -> int:
 
 
 def made_up(plan: pd.DataFrame, epochs: int, rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return curves and runs of planned trials: an exponential decay to a bowl over the hyperparameters."""
+    """Return curves and runs of planned trials: exponential decays to a bowl over the hyperparameters."""
     n = len(plan)
     kfac = (plan["optimizer"] == "kfac").to_numpy()
     lr = np.log10(plan["param.lr"].to_numpy(dtype=float))
@@ -130,7 +130,7 @@ def made_up(plan: pd.DataFrame, epochs: int, rng: np.random.Generator) -> tuple[
 
 
 def measure(folder: str) -> dict[str, float]:
-    """Make the report of a study in this process and return seconds, megabytes and figures."""
+    """Make the report of a study in this process and return seconds, megabytes and the number of figures."""
     from sensitivity.report import render_report
 
     start, cpu = time.perf_counter(), time.process_time()
@@ -149,7 +149,7 @@ def measure(folder: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure each size in a fresh process, print the table, and record it if asked to."""
+    """Measure each size in a fresh process, print the table, and record it on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=list(GOALS))
     parser.add_argument("--epochs", type=int, default=100)

@@ -1,8 +1,8 @@
-"""Worlds of two optimizers with a known ratio of critical batch sizes, and what verdicts on studies of them say.
+"""Simulated worlds of two optimizers with a known ratio of critical batch sizes, and verdicts on studies of them.
 
-A study is drawn as runs would have it: every cell and seed has a time to the target, which its evaluations only tell to
-lie between two of them, and its budget may cut off. From there on it goes the package's own way, from the choice of
-winners to the answer; the tests go it from the tables of a study on.
+A study is simulated as real runs would give it: every cell and seed has a time to the target, which evaluations locate
+between two of them, and which the budget may cut off. From there on the package's own code is used, from the choice of
+winners to the answer; the tests also use it from the tables of a study on.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _FRESH = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """An optimizer: S(B) = s_min (1 + size / B) for its best cell, and a grid of lr around it."""
+    """An optimizer: S(B) = s_min (1 + size / B) for its best cell, and a grid of learning rates around it."""
 
     size: float
     s_min: float = 100.0
     cells: int = 5
     best: float = 2.0
-    """Place of the optimum among the cells; outside of them, or between two, is allowed."""
+    """Position of the optimum among the cells; it may be outside of them, or between two."""
     bend: float = 0.2
-    """log S rises by this a squared step of the grid from the optimum."""
+    """Increase of log S per squared grid step from the optimum."""
     ties: int = 1
-    """Copies of every cell that only noise tells apart."""
+    """Number of copies of every cell, which differ by noise only."""
     design: str = "grid"
     stopped: float = 0.0
-    """Share of the slowest runs at a batch size that are stopped half-way."""
+    """Share of the slowest runs at a batch size that are stopped halfway."""
     diverge_from: int = 99
-    """The first cell whose runs diverge, every other seed."""
+    """The first cell whose runs diverge, on every other seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,38 +57,38 @@ class World:
     arms: tuple[Arm, Arm]
     batch_sizes: tuple[int, ...] = (32, 128, 512)
     choosing: int = 6
-    """Seeds that choose the winners; with as many or one more to judge, the study is split as the package does."""
+    """Seeds that choose the winners; with as many judging seeds or one more, the package splits the study."""
     judging: int = 12
     confirmed: bool = True
-    """The judging seeds are fresh ones, on which the winners alone were run."""
+    """Whether the judging seeds are fresh ones, on which only the winners were run."""
     noise: float = 0.1
     tails: str = "normal"
     shared: float = 0.0
-    """Share of the noise's variance that all cells and batch sizes of a seed have in common."""
+    """Share of the noise's variance common to all cells and batch sizes of a seed."""
     growth: float | None = 0.1
-    """Evaluations come this much later each; None: at the fixed steps of `every`."""
+    """Relative growth of the time between evaluations; None for the fixed steps in `every`."""
     every: tuple[int, ...] = ()
-    """Steps between evaluations, a batch size."""
+    """Steps between evaluations, per batch size."""
     budgets: tuple[float, ...] = ()
-    """Steps at each batch size, as a multiple of the slower optimizer's S there; none are cut off by default."""
+    """Budget at each batch size, as a multiple of the slower optimizer's S there; by default nothing is cut off."""
     copies: bool = False
-    """The reference repeats the candidate's runs."""
+    """Whether the reference repeats the candidate's runs."""
     falls_back: float = 0.0
     bent: float = 0.0
-    """log S of the middle batch sizes is larger by this: no critical batch size describes it."""
+    """Increase of log S at the middle batch sizes, so that no critical batch size fits."""
     looks: tuple[int, ...] = ()
-    """Seeds at which the verdict is read, those that judge or, of split halves, all; it stops at the first claim, and
-    each look has the level that is left for it (``looks``). Empty for one look at all of them, at 5%."""
+    """Numbers of seeds at which the verdict is read: judging seeds or, for split halves, all seeds. It stops at the
+    first claim, and each look has the level that is left for it (``looks``). Empty for one look at the end, at 5%."""
     rng: int = 0
 
     @property
     def ratio(self) -> float:
-        """Of the critical batch sizes."""
+        """Ratio of the critical batch sizes."""
         return self.arms[0].size / self.arms[1].size
 
 
 def _evaluations(world: World, place: int, most: float) -> Floats:
-    """Return the steps at which is evaluated, from the first."""
+    """Return the steps of the evaluations."""
     if world.growth is None:
         return np.arange(1.0, most / world.every[place] + 2) * world.every[place]
     steps = [1]
@@ -183,7 +183,7 @@ def _cells(name: str, world: World, place: int) -> tuple[str, ...]:
 
 
 def _plan(world: World) -> tuple[dict[str, Configurations], pd.DataFrame]:
-    """Return the configurations of both arms, and a run of each cell, to price remedies by."""
+    """Return the configurations of both arms, and one run per cell, for the prices of remedies."""
     found, runs = {}, []
     for name, arm in zip("ab", world.arms, strict=True):
         lr = 10.0 ** (np.repeat(np.arange(arm.cells), arm.ties) - 2.0)
@@ -214,18 +214,18 @@ def _plan(world: World) -> tuple[dict[str, Configurations], pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What studies of a world came to."""
+    """Results of the studies of a world."""
 
     world: World
     false: Floats
-    """[studies]: whether a claim was made that isn't true."""
+    """[studies]: whether a false claim was made."""
     covered: Floats
-    """[studies]: whether the interval of the ratio held it; NaN where the verdict was refused, or had none."""
+    """[studies]: whether the interval of the ratio contained it; NaN if the verdict was refused or had no interval."""
     given: tuple[str, ...]
-    """[studies] answers."""
+    """[studies]: answers."""
 
     def hits(self, answer: str) -> Floats:
-        """Return of which studies that is the answer [studies]."""
+        """Return which studies have this answer [studies]."""
         return np.array([given == answer for given in self.given], dtype=float)
 
 
@@ -254,7 +254,7 @@ def simulate(world: World, studies: int) -> Outcome:
 
 
 def _first_seeds(table: SeedTable, count: int, world: World) -> SeedTable:
-    """Return the table as it was when `count` seeds judged, or were there if they are split in halves."""
+    """Return the table with the first `count` seeds: judging seeds or, if they are split in halves, all seeds."""
     return table.keep(np.arange(len(table.seeds)) < count + (world.choosing if world.confirmed else 0))
 
 
@@ -269,7 +269,7 @@ def _is_false(answer: str, true: float) -> bool:
 
 
 def pair(first: float, second: float = 100.0, **both: float) -> tuple[Arm, Arm]:
-    """Return two arms of those critical batch sizes."""
+    """Return two arms with these critical batch sizes."""
     one, other = Arm(size=first), Arm(size=second)
     return replace(one, **both), replace(other, **both)  # type: ignore[arg-type]
 
@@ -346,4 +346,4 @@ WORLDS = (
 POWERED = tuple(
     world for world in WORLDS if world.name in ("ratio 2", "ratio 1/2", "ratio 2, 24 seeds split in halves")
 )
-"""Those that claims have to be made of: twelve judging seeds and 10% noise."""
+"""Worlds in which claims must be possible: twelve judging seeds and 10% noise."""

@@ -1,12 +1,12 @@
-"""What the driver costs: packs a second and its memory, over thousands of packs of trivial work, beside plain Ray Tune.
+"""Cost of the driver: packs per second and memory, over thousands of trivial packs, compared with plain Ray Tune.
 
     python benchmarks/scheduling.py              prints, and writes benchmarks/results/scheduling.md
-    python benchmarks/scheduling.py --packs 200  fewer
+    python benchmarks/scheduling.py --packs 200  fewer packs
 
-A pack here is one trial of one step: what is measured is Tune's bookkeeping, ours, and two Parquet parts a pack. The
-first half of the packs is timed beside the second: a driver that slowed down with their number would show. Plain Tune,
-with actors re-used, which is its quickest way, runs as many trials twice: of a function that trains the same packs and
-keeps nothing, and of one that returns at once.
+A pack here is one trial of one step, so the measured work is the bookkeeping of Tune and of this package, and two
+Parquet parts per pack. Both halves of the packs are timed, to show whether the driver slows down with their number.
+Plain Tune, in its fastest mode with reused actors, runs as many trials twice: with a function that trains the same
+packs and keeps nothing, and with one that returns at once.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to run the packs."""
+    """Measurements of one way to run the packs."""
 
     name: str
     packs: int
     first_half_s: float
     second_half_s: float
     memory_before_mb: float
-    """The driver's largest resident set before the first pack."""
+    """Peak resident memory of the driver before the first pack."""
     memory_half_mb: float
-    """And when half of the packs are done."""
+    """Peak resident memory when half of the packs are done."""
     memory_mb: float
-    """And at the end."""
+    """Peak resident memory at the end."""
 
     def row(self) -> str:
-        """Return a row of the table."""
+        """Return a table row."""
         half = self.packs / 2
         cells = (
             self.name,
@@ -81,7 +81,7 @@ class Measured:
 
 
 class Laps:
-    """Notes when the first pack came back, half of them, and all."""
+    """Records when the first pack, half of the packs, and all packs were done."""
 
     def __init__(self, packs: int) -> None:
         self._at = {1: 0.0, packs // 2: 0.0, packs: 0.0}
@@ -89,18 +89,18 @@ class Laps:
         self._packs = packs
 
     def done(self, count: int) -> None:
-        """Note that `count` packs are done."""
+        """Record that `count` packs are done."""
         if count in self._at:
             self._at[count], self._memory[count] = time.perf_counter(), peak_mb()
 
     def measured(self, name: str) -> Measured:
-        """Return what was noted."""
+        """Return the measurements."""
         first, half, last = self._at.values()
         return Measured(name, self._packs, half - first, last - half, *self._memory.values())
 
 
 def peak_mb() -> float:
-    """Return this process's largest resident set so far."""
+    """Return this process's peak resident memory so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -129,7 +129,7 @@ def ours(packs: int) -> Measured:
 
 
 def the_same_training(packs: int) -> Measured:
-    """Train the same packs with Tune alone, and keep nothing of them."""
+    """Train the same packs with Tune alone, without storing anything."""
     from sensitivity.execution.prepare import prepare
 
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +140,7 @@ def the_same_training(packs: int) -> Measured:
 
 
 def plain_tune(packs: int, plan: Plan | None = None, nowhere: str = "") -> Measured:
-    """Run as many trials with Tune alone: of the packs of a plan, or of nothing."""
+    """Run as many trials with Tune alone: the packs of a plan, or trials that do nothing."""
     with ray_environment(local=True), tempfile.TemporaryDirectory() as folder:
         import ray
         from ray import tune
@@ -179,7 +179,7 @@ def plain_tune(packs: int, plan: Plan | None = None, nowhere: str = "") -> Measu
 
 
 def requests_a_pack(packs: int = 20) -> float:
-    """Return how many requests the record of a pack takes of an S3 server, on this machine."""
+    """Return the number of requests to an S3 server that storing a pack needs."""
     import logging
     import urllib.request
 
@@ -224,13 +224,13 @@ def requests_a_pack(packs: int = 20) -> float:
 
 
 def alone(run: str, packs: int) -> Measured:
-    """Run one of the ways in a process of its own, so that memory is that way's."""
+    """Run one of the ways in a process of its own, so that its memory is measured separately."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply({"ours": ours, "same": the_same_training, "plain": plain_tune}[run], (packs,))
 
 
 def main() -> None:
-    """Measure both, print, and write the result."""
+    """Measure all ways, print, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packs", type=int, default=2000)
     packs = parser.parse_args().packs

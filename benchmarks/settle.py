@@ -1,17 +1,17 @@
-"""How often `settle` is right, and what it takes: simulated studies with a known truth go through the product's code.
+"""Accuracy and cost of `settle`: simulated studies with a known truth go through the product's code.
 
     python benchmarks/settle.py [--studies 400] [--only "noise .1"] [--jobs 1] [--record]
     python benchmarks/settle.py --adastop | --problems
 
-A study is a world (``settle_worlds``), a declaration, and the procedure from its first step to its last. A claim is
-false where the truth contradicts it at the moment at which the study stops; an answer at a look is the only moment at
-which a claim can be made, so this is at any moment. The interval of every look is compared with the truth. "grid" is
-what the procedure replaces: 8 x 8 settings and 12 seeds of each at every batch size and optimizer, the fastest of which
-is judged on 12 fresh seeds by the same rule at one look.
+A study consists of a world (``settle_worlds``), a declaration, and the procedure from its first step to its last. A
+claim is false if the truth contradicts it when the study stops. Claims are made at looks only, so this covers any
+moment. The interval of every look is compared with the truth. "grid" is what the procedure replaces: 8 x 8 settings
+with 12 seeds each at every batch size and optimizer; the fastest setting is judged on 12 fresh seeds by the same rule
+at one look.
 
 `--problems` trains two real problems (``settle_problems``). `--adastop` compares two settings at one batch size by
-AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install adastop), which asks whether two means differ, and by the
-looks of `settle`, with a margin of 0.
+AdaStop (Mathieu et al. 2023, arXiv 2306.10882; pip install adastop), which tests whether two means differ, and by the
+looks of `settle` with a margin of 0.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from sensitivity.study.primary import Question
 RECORD = Path(__file__).parent / "results" / "settle.md"
 GRID, SEEDS = 8, 12
 FLAT, STEEP = Arm(bend=0.3), Arm(bend=1.5, cliff=0.8)
-"""An optimizer that works nearly everywhere, and one whose bowl is narrow and ends at a cliff."""
+"""An optimizer that works nearly everywhere, and one with a narrow bowl that ends at a cliff."""
 BOTH: tuple[Question, ...] = ("scaling", "sensitivity")
 CLAIMS = ("better", "worse", "equivalent")
 
@@ -109,31 +109,31 @@ GRIDDED = (
 
 @dataclass
 class Tally:
-    """What the studies of a world came to, for one question."""
+    """Results of the studies of a world, for one question."""
 
     answers: Counter[str] = field(default_factory=Counter)
     false: int = 0
     at_margin: int = 0
-    """"Equivalent" where the truth is the margin itself, which is within it."""
+    """Number of "equivalent" answers where the truth is the margin itself, which counts as within it."""
     wrong_direction: int = 0
     covered: list[float] = field(default_factory=list)
-    """Of each study, the share of its looks whose interval holds the truth."""
+    """For each study, the share of its looks with an interval that contains the truth."""
     runs: list[int] = field(default_factory=list)
 
 
 def truth(world: World, question: str) -> tuple[float, float]:
-    """Return the log ratio that "better" means is large, and the log margin."""
+    """Return the log ratio, which is large for "better", and the log margin."""
     if question == "scaling":
         return world.log_ratio, math.log(world.margins[0])
     return math.log(success_ratio(world)), math.log(world.margins[1])
 
 
 Shown = dict[str, list[dict[str, Any]]]
-"""What each look showed, by question."""
+"""Question -> facts of each look."""
 
 
 def simulate(world: World, replicate: int) -> tuple[Settlement, Shown]:
-    """Settle one study; return its end, and what each look showed by question."""
+    """Settle one study; return its settlement, and the facts of each look by question."""
     study = world.study(np.random.default_rng([replicate, 1]))
     shown: Shown = {question: [] for question in world.questions}
     procedure = settle(world.declaration(f"study-{replicate}"))
@@ -153,7 +153,7 @@ def simulate(world: World, replicate: int) -> tuple[Settlement, Shown]:
 
 
 def is_false(answer: str, log_ratio: float, margin: float) -> bool:
-    """Tell whether an answer contradicts the truth; within the margin includes the margin."""
+    """Return whether an answer contradicts the truth; the margin itself counts as within the margin."""
     if answer == "equivalent":
         return abs(log_ratio) > margin + 1e-9
     return (answer == "better" and log_ratio <= margin + 1e-9) or (answer == "worse" and log_ratio >= -margin - 1e-9)
@@ -179,7 +179,7 @@ def measure(world: World, studies: int) -> tuple[dict[Question, Tally], list[Set
             if question == "scaling":
                 held = [_holds(one["interval"], math.exp(log_ratio)) for one in shown[question]]
                 tally.covered += [float(np.mean(held))] if held else []
-            elif answer.observations:  # expected trials: the other way round
+            elif answer.observations:  # expected trials: the opposite direction
                 tally.covered.append(_holds((answer.low, answer.high), math.exp(-log_ratio)))
     return tallies, ends
 
@@ -195,7 +195,7 @@ def bound(count: int, of: int) -> float:
 
 
 def grid_answer(world: World, replicate: int) -> str:
-    """Return what the full grid with fresh judging seeds says of a study."""
+    """Return the answer of the full grid with fresh judging seeds for a study."""
     rng = np.random.default_rng([replicate, 2])
     study = Study(world, rng)
     judged, claim = {}, Claim(question="scaling", candidate="a", reference="b", margin=world.margins[0], alpha=0.05)
@@ -219,14 +219,14 @@ def grid_answer(world: World, replicate: int) -> str:
 
 
 def rows(worlds: Sequence[World], studies: int, jobs: int) -> Iterable[str]:
-    """Yield a row of the table for each world and question, from `jobs` processes."""
+    """Yield a table row for each world and question, computed in `jobs` processes."""
     with multiprocessing.Pool(jobs) as pool:
         for lines in pool.imap(partial(world_rows, studies=studies), worlds):
             yield from lines
 
 
 def world_rows(world: World, studies: int) -> list[str]:
-    """Return the rows of a world: one for each question."""
+    """Return the table rows of a world, one per question."""
     tallies, ends = measure(world, studies)
     compared, found = "–", []
     if world.name in GRIDDED:
@@ -257,7 +257,7 @@ HEAD = (
 
 
 Draw = Callable[[int], tuple[list[float], list[float]]]
-"""Gives log T of so many fresh runs of two settings, by seed."""
+"""Returns log T of the given number of fresh runs of two settings, by seed."""
 
 
 def _drawing(replicate: int, gap: float, shared: float) -> Draw:
@@ -273,8 +273,8 @@ def _drawing(replicate: int, gap: float, shared: float) -> Draw:
 
 
 def _adastop(draw: Draw) -> tuple[bool, int]:
-    """Return whether AdaStop claims a difference, and after how many runs."""
-    from adastop import MultipleAgentsComparator  # a peer, which only this needs
+    """Return whether AdaStop claims a difference, and the number of runs it takes."""
+    from adastop import MultipleAgentsComparator  # needed only here
 
     comparator = MultipleAgentsComparator(n=6, K=6, B=2_000, alpha=0.05, seed=0)
     values = {"a": np.empty(0), "b": np.empty(0)}
@@ -286,7 +286,7 @@ def _adastop(draw: Draw) -> tuple[bool, int]:
 
 
 def _looks(draw: Draw) -> tuple[bool, int]:
-    """Return the same of the looks of `settle`."""
+    """Return whether the looks of `settle` claim a difference, and the number of runs they take."""
     differences = np.empty(0)
     looks = LOOKS[: LOOKS.index(32) + 1]
     for n in looks:
@@ -299,7 +299,7 @@ def _looks(draw: Draw) -> tuple[bool, int]:
 
 
 def adastop_rows(studies: int) -> Iterable[str]:
-    """Yield rows of AdaStop and of our looks, on two settings at one batch size whose log T differ by a gap."""
+    """Yield table rows of AdaStop and of our looks, for two settings at one batch size whose log T differ by a gap."""
     for gap, shared in ((0.0, 0.0), (0.0, 0.8), (0.05, 0.0), (0.1, 0.0), (0.1, 0.8), (0.2, 0.0)):
         for name, method in (("AdaStop", _adastop), ("looks of `settle`", _looks)):
             results = [method(_drawing(replicate, gap, shared)) for replicate in range(studies)]
@@ -309,7 +309,7 @@ def adastop_rows(studies: int) -> Iterable[str]:
 
 
 def main() -> None:
-    """Print the table, and record it."""
+    """Print the table, and record it on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--only", nargs="*", default=[], help="worlds whose names contain one of these")
@@ -329,9 +329,9 @@ def main() -> None:
 
 
 def _lines(given: argparse.Namespace) -> Iterator[str]:
-    """Yield the lines of the table that is asked for."""
+    """Yield the lines of the requested table."""
     if given.problems:
-        import settle_problems  # trains, which takes torch
+        import settle_problems  # imports torch
 
         yield settle_problems.HEAD
         yield from settle_problems.rows()

@@ -1,10 +1,10 @@
-"""Real problems: `settle` against the full grid with 12 fresh seeds, both trained here.
+"""`settle` on real problems compared with the full grid and 12 fresh seeds, both trained here.
 
     python benchmarks/settle.py --problems
 
-"Full grid" is 8 x 8 settings and 12 seeds of each at every batch size and optimizer, the fastest of which is judged on
-12 fresh seeds by the same rule at one look. Both ask the scaling question, at an error rate of 5%. Everything is
-trained by the product's loop in this process, a pack at a time.
+"Full grid" is 8 x 8 settings with 12 seeds each at every batch size and optimizer; the fastest setting is judged on 12
+fresh seeds by the same rule at one look. Both ask the scaling question, at an error rate of 5%. Everything is trained
+by the product's loop in this process, one pack at a time.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Trained:
         self.declaration: Declaration = declare(spec, "", caps, questions=("scaling",))
 
     def train(self, trials: Sequence[Trial]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the tables of runs and of curves of some trials."""
+        """Return the tables of runs and curves of some trials."""
         rows, curves = [], []
         for pack in group(trials, PACK):
             training = PackTraining(pack, self.plan.problem, micro_batch=None)
@@ -108,7 +108,7 @@ class Trained:
         return pd.DataFrame(rows), pd.DataFrame(curves, columns=list(CURVE_COLUMNS))
 
     def settle(self) -> tuple[str, str, int]:
-        """Return the answer of `settle`, its words, and its runs."""
+        """Return the answer of `settle`, its text, and its number of runs."""
         declared = Declared(declaration=self.declaration, hash=self.declaration.hash)
         replay, taken = Replay(self.plan.spec, self.plan.source, declared), 0
         while True:
@@ -124,7 +124,7 @@ class Trained:
         return answer.answer, answer.says, taken
 
     def grid(self) -> tuple[str, str, int]:
-        """Return the same of the full grid with fresh judging seeds."""
+        """Return the answer of the full grid with fresh judging seeds, its text, and its number of runs."""
         spec, expander = self.plan.spec, Expander(self.plan.spec, source=self.plan.source)
         (claim,) = self.declaration.claims
         judged, taken = {}, 0
@@ -156,7 +156,7 @@ HEAD = (
 
 
 def rows() -> Iterator[str]:
-    """Yield a row of the table for each problem and method."""
+    """Yield a table row for each problem and method."""
     torch.set_num_threads(1)
     for fields in PROBLEMS:
         trained = Trained(dict(fields))

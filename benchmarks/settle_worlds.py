@@ -1,8 +1,8 @@
-"""Worlds of two optimizers with a known truth, in which `settle` asks for runs and gets what they would have been.
+"""Simulated worlds of two optimizers with a known truth, in which `settle` requests runs and gets their results.
 
-A run takes log T = log Smin (1 + Bc / B) + excess(x - optimum at B) + noise steps, of which evaluations tell an
-interval; a budget cuts off, a cliff and chance make runs diverge. So the ratio of critical batch sizes, that of the
-success probabilities over the declared boxes, and which runs work are all known.
+A run takes log T = log Smin (1 + Bc / B) + excess(x - optimum at B) + noise steps, which evaluations locate in an
+interval; a budget censors runs, and a cliff and chance make runs diverge. So the ratio of critical batch sizes, that of
+the success probabilities over the declared boxes, and which runs succeed are all known.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class Arm:
     s_min: float = 100.0
     dimensions: int = 2
     bend: float = 0.6
-    """log T rises by half of this a squared decade from the optimum."""
+    """Twice the increase of log T per squared decade from the optimum."""
     ridge: float = 1.0
-    """By which factor less along the diagonal of the first two hyperparameters."""
+    """Factor by which the increase is smaller along the diagonal of the first two hyperparameters."""
     skew: float = 0.0
-    """log T rises as bend (exp(skew z) - skew z - 1) / skew^2 along each hyperparameter; 0 is the parabola."""
+    """log T increases as bend (exp(skew z) - skew z - 1) / skew^2 along each hyperparameter; 0 is the parabola."""
     optimum: float = 0.0
     """Decades from the middle of the box to the optimum at the middle batch size, along every hyperparameter."""
     drift: float = 0.25
-    """Decades by which the optimum of the first hyperparameter moves a factor of 4 of the batch size."""
+    """Decades by which the optimum of the first hyperparameter moves when the batch size grows by a factor of 4."""
     bent: float = 0.0
-    """Decades by which it lies off that line at the middle batch sizes."""
+    """Decades by which the optimum deviates from that line at the middle batch sizes."""
     cliff: float = math.inf
-    """Runs diverge where the first hyperparameter lies this far above its optimum."""
+    """Runs diverge where the first hyperparameter is this far above its optimum."""
     diverges: float = 0.0
-    """Probability that a run diverges wherever it is."""
+    """Probability that a run diverges, anywhere in the box."""
     half_width: float = 2.0
-    """Of the box, in decades."""
+    """Half width of the box, in decades."""
     works: float | None = None
-    """Runs reach the target with this probability and in no other case: no law at all, for the sensitivity question."""
+    """Probability that a run reaches the target, regardless of its setting; replaces the law for sensitivity."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,17 +63,17 @@ class World:
     noise: float = 0.1
     tails: str = "normal"
     shared: float = 0.0
-    """Share of the noise's variance that all runs of a seed have in common."""
+    """Share of the noise's variance common to all runs of a seed."""
     growth: float = 0.1
-    """Evaluations come this much later each."""
+    """Relative growth of the time between evaluations."""
     budget: float = 8.0
-    """Steps of a run, in multiples of the slower optimizer's S(B)."""
+    """Budget in steps, as a multiple of the slower optimizer's S(B)."""
     metric: bool = True
-    """Whether censored runs tell how far they came."""
+    """Whether censored runs report how far they came."""
     questions: tuple[Question, ...] = ("scaling",)
     margins: tuple[float, float] = (1.25, 1.5)
     ratio: float | None = None
-    """True ratio of success probabilities, where it isn't found by sampling."""
+    """True ratio of success probabilities; None to find it by sampling."""
 
     def study(self, rng: np.random.Generator) -> Study:
         """Return one replication."""
@@ -81,7 +81,7 @@ class World:
 
     @property
     def log_ratio(self) -> float:
-        """Of the critical batch sizes."""
+        """Log ratio of the critical batch sizes."""
         return math.log(self.arms[0].size / self.arms[1].size)
 
     def level(self, arm: Arm) -> Floats:
@@ -90,7 +90,7 @@ class World:
 
     @cached_property
     def caps(self) -> tuple[int, ...]:
-        """Steps of a run at each batch size."""
+        """Budget in steps at each batch size."""
         slower = np.maximum(*(self.level(arm) for arm in self.arms))
         return tuple(int(self.budget * math.exp(level)) for level in slower)
 
@@ -105,7 +105,7 @@ class World:
         return found
 
     def declaration(self, study: str) -> Declaration:
-        """Return the declaration of a settling."""
+        """Return the declaration of a settlement."""
         alpha = 0.05 / len(self.questions)
         margins = {"scaling": self.margins[0], "sensitivity": self.margins[1]}
         return Declaration(
@@ -145,14 +145,14 @@ def _declared(name: str, arm: Arm) -> DeclaredArm:
 
 @dataclass
 class Study:
-    """One replication of a world: answers what `settle` asks."""
+    """One replication of a world, which returns the runs that `settle` requests."""
 
     world: World
     rng: np.random.Generator
     common: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Prepare what does not change from run to run."""
+        """Precompute what doesn't change from run to run."""
         w = self.world
         self._optima = {name: w.optima(arm) for name, arm in zip("ab", w.arms, strict=True)}
         self._levels = {name: w.level(arm) for name, arm in zip("ab", w.arms, strict=True)}
@@ -160,7 +160,7 @@ class Study:
         self._place = {size: k for k, size in enumerate(w.batch_sizes)}
 
     def noise(self, n: int) -> Floats:
-        """Return noise of unit variance (t3 tails: of that scale)."""
+        """Return noise of unit variance (for t3 tails: of unit scale)."""
         if self.world.tails == "t3":
             return self.rng.standard_t(3, n) / math.sqrt(3)
         if self.world.tails == "skewed":
@@ -168,7 +168,7 @@ class Study:
         return self.rng.standard_normal(n)
 
     def observe(self, points: Sequence[Point]) -> list[Observation]:
-        """Return what the runs came to, in the order of the points."""
+        """Return the results of runs, in the order of the points."""
         if not points:
             return []
         w, n = self.world, len(points)
@@ -206,7 +206,7 @@ class Study:
         return log_t, lost
 
     def observation(self, log_t: float, lost: bool, cap: float) -> Observation:
-        """Return what a run of that log T came to."""
+        """Return the result of a run with this log T."""
         if lost:
             return Observation.model_construct(outcome="diverged", steps=0.0, after=0.0, shortfall=None)
         if log_t > cap:
@@ -217,7 +217,7 @@ class Study:
 
 
 def excess(arm: Arm, z: Floats) -> Floats:
-    """Return by how much log T lies above its minimum at distances z [points, dimensions] in decades."""
+    """Return the excess of log T over its minimum at distances z [points, dimensions] in decades."""
     if not arm.dimensions:
         return np.zeros(len(z))
     bend = np.full(arm.dimensions, arm.bend)
@@ -247,7 +247,7 @@ def evaluation(time: float, growth: float) -> tuple[float, float]:
 
 
 def success_ratio(world: World) -> float:
-    """Return the true ratio of success probabilities over the declared boxes, the candidate's over the reference's."""
+    """Return the true ratio of success probabilities over the declared boxes, candidate over reference."""
     if world.ratio is not None:
         return world.ratio
     shares = []
@@ -268,15 +268,15 @@ def success_ratio(world: World) -> float:
 class QuadraticWorld(World):
     """The noisy quadratic (Zhang et al. 2019, arXiv 1907.04164): Newton's method "a" against SGD "b", without momentum.
 
-    It has 100 curvatures, 1 to 1/100. A run takes as many steps as the expected loss takes to the target by its closed
-    form, and noise. At the fastest settings Newton's method takes 165, 41 and 10 steps, in proportion to 1/B: its
-    critical batch size is beyond any. SGD takes 430 to 46, and its own is about 50.
+    It has 100 curvatures from 1 to 1/100. A run takes the number of steps in which the expected loss reaches the target
+    by its closed form, with noise. At the fastest settings Newton's method takes 165, 41 and 10 steps, in proportion to
+    1/B, so its critical batch size is unbounded. SGD takes 430 to 46 steps, and its critical batch size is about 50.
     """
 
     arms: tuple[Arm, Arm] = (Arm(), Arm(dimensions=1))
     batch_sizes: tuple[int, ...] = (4, 16, 64)
     level_reached: float = 0.1
-    """The expected loss that is the target; it is 2.59 untrained."""
+    """Target value of the expected loss, which is 2.59 untrained."""
     steps: int = 1000
 
     def study(self, rng: np.random.Generator) -> Study:
@@ -285,12 +285,12 @@ class QuadraticWorld(World):
 
     @property
     def caps(self) -> tuple[int, ...]:
-        """Steps of a run at each batch size."""
+        """Budget in steps at each batch size."""
         return (self.steps,) * len(self.batch_sizes)
 
     @cached_property
     def log_ratio(self) -> float:
-        """Of the critical batch sizes of the law S(B) through the fastest settings at the two ends; may be infinite."""
+        """Log ratio of the critical batch sizes of S(B) through the fastest settings at both ends; may be infinite."""
         first, last = min(self.batch_sizes), max(self.batch_sizes)
         lr = 10.0 ** np.linspace(-3, 0.3, 67)
         damping = 10.0 ** np.linspace(-3, 1, 17)
@@ -304,7 +304,7 @@ class QuadraticWorld(World):
         return math.log(size[0] / size[1])
 
     def declaration(self, study: str) -> Declaration:
-        """Return the declaration of a settling."""
+        """Return the declaration of a settlement."""
         boxes = {"a": {"lr": (1e-3, 1.0), "damping": (1e-2, 3.0)}, "b": {"lr": (0.03, 1.9)}}
         arms = tuple(
             DeclaredArm(
@@ -328,7 +328,7 @@ class QuadraticWorld(World):
 
 
 class QuadraticStudy(Study):
-    """One replication of it."""
+    """One replication of the noisy quadratic."""
 
     def log_steps(self, points: Sequence[Point], chance: Floats, caps: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         """Return log T of runs without noise, and which of them diverge."""
@@ -341,10 +341,10 @@ class QuadraticStudy(Study):
 
 
 def steps_to(level: float, settings: Floats, batch_sizes: NDArray[np.int_], most: int) -> Floats:
-    """Return the first step at which the expected loss is at most `level`, between steps by interpolation.
+    """Return the first step at which the expected loss is at most `level`, interpolated between steps.
 
-    `settings` [runs, 2] are learning rates and dampings, NaN of SGD. Infinite where `most` steps don't suffice, and NaN
-    where the loss grows.
+    `settings` [runs, 2] are learning rates and dampings, NaN for SGD. The result is infinite if `most` steps are not
+    enough, and NaN if the loss grows.
     """
     h = 1 / np.arange(1, 101)
     lr, damping = settings[:, :1], settings[:, 1:]

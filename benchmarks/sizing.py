@@ -1,12 +1,12 @@
-"""How long the shipped studies take on how many workers: the table of docs/clusters.md, made by ``sensitivity plan``.
+"""Duration of the shipped studies by number of workers: the table of docs/clusters.md, made by ``sensitivity plan``.
 
     python benchmarks/sizing.py                     every study that can be planned here
-    python benchmarks/sizing.py quickstart template only these; the others' rows stay
+    python benchmarks/sizing.py quickstart template only these; the rows of other studies stay
 
-A study is planned on the device that its file names, and the table says which. For an accelerator that is not there
-the plan still knows the FLOPs, which are divided by an assumed rate; and where a data set can't be downloaded, zeros of
-its sizes stand for it, since FLOPs depend on nothing else. Times are upper bounds, since diverged runs end early;
-start-up is not in them.
+A study is planned on the device that its file names, and the table says which. If that is an accelerator that this
+machine lacks, the FLOPs of the plan are divided by an assumed rate; if a data set can't be downloaded, zeros of the
+same shape replace it, since FLOPs depend on the shape only. Times are upper bounds, since diverged runs end early, and
+exclude start-up.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ GUIDE = Path(__file__).parents[1] / "docs" / "clusters.md"
 WORKERS = (1, 8, 64)
 TIMEOUT_S = 900
 ASSUMED = 1e13
-"""FLOP a second of an accelerator that is not there: no measurement, a scale to multiply."""
+"""FLOP per second of a missing accelerator: not measured, a unit for scaling."""
 SIZES = {"cifar10": (50_000, 10_000), "svhn": (73_257, 26_032)}
-"""Training and test images, of 3 x 32 x 32 and in ten classes (Krizhevsky 2009; Netzer et al. 2011)."""
+"""Numbers of training and test images, 3 x 32 x 32 in ten classes (Krizhevsky 2009; Netzer et al. 2011)."""
 _STAND_IN = """
 import torch
 
@@ -48,7 +48,7 @@ _HEAD = (
 
 
 def row(name: str) -> str:
-    """Plan a study, and return its row; or why it has none."""
+    """Plan a study, and return its table row, or a row that says why it has no times."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = planned(name, folder)
@@ -79,7 +79,7 @@ def planned(study: str, folder: str) -> subprocess.CompletedProcess[str]:
 
 
 def stand_in(name: str, dataset: str, folder: Path) -> str:
-    """Write a copy of a shipped study on zeros in the place of a data set, and return its path."""
+    """Write a copy of a shipped study that uses zeros instead of a data set, and return its path."""
     (folder / "stand_in.py").write_text(_STAND_IN.format(sizes=SIZES[dataset]))
     text = shipped()[name].read_text()
     (folder / f"{name}.toml").write_text(text.replace(f'dataset = "{dataset}"', 'dataset = "stand_in:data"'))
@@ -87,14 +87,14 @@ def stand_in(name: str, dataset: str, folder: Path) -> str:
 
 
 def device() -> str:
-    """Return what studies are planned on here."""
+    """Return the device on which studies are planned here."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"one core, {machine()['cpu'] or platform.machine()}"
 
 
 def main() -> None:
-    """Measure, print, and put the rows into the guide."""
+    """Measure, print, and write the rows into the guide."""
     wanted = sys.argv[1:] or list(shipped())
     text = GUIDE.read_text()
     block = _BLOCK.search(text)

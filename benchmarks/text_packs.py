@@ -1,13 +1,13 @@
-"""Steps of packs of transformers against members one at a time, by tokens a step and by the form of the pack.
+"""Steps of packs of transformers compared with one member at a time, by tokens per step and form of the pack.
 
     python benchmarks/text_packs.py [--widths 32 64] [--tokens 32 128 512 2048] [--sizes 4 16] [--record]
 
-A step is a whole one of SGD with momentum on sequences of 32 tokens (78 symbols, two blocks, two heads): batch, forward
-and backward pass, update. "Alone" is that step as a bare PyTorch loop writes it, for one network. Packs are computed
-together (batched products, one attention call over members and examples) and apart (member by member), whatever
-``packed_composed`` would choose; its choice is marked with a star. Forms take turns, in one process with one math
-thread; a figure is the least processor time of the thread over the rounds, which other work on the machine disturbs
-less than the clock. The table takes a few minutes.
+A step is a complete step of SGD with momentum on sequences of 32 tokens (78 symbols, two blocks, two heads): batch,
+forward and backward pass, update. "Alone" is that step in a bare PyTorch loop, for one network. Packs are computed
+together (batched products, one attention call over members and examples) and apart (member by member), regardless of
+the choice of ``packed_composed``, which is marked with a star. The forms alternate in one process with one math thread;
+each number is the least CPU time of the thread over the rounds, which other work on the machine disturbs less than
+wall-clock time. The table takes a few minutes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def problem_of(width: int) -> Problem:
 
 
 def packed(problem: Problem, batch: int, size: int, *, apart: bool | None) -> Step:
-    """Return a step of a pack of `size`; `apart` forces the form, None leaves the choice."""
+    """Return a step of a pack of `size`; `apart` sets the form, None leaves the choice to the product."""
     raw = {
         "name": "benchmark",
         "batch_sizes": [batch],
@@ -78,7 +78,7 @@ def packed(problem: Problem, batch: int, size: int, *, apart: bool | None) -> St
 
 
 def plain(problem: Problem, batch: int) -> Step:
-    """Return a step of one network as a bare PyTorch loop does it."""
+    """Return a step of one network in a bare PyTorch loop."""
     network, data = problem.build_model(), problem.dataset
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +95,7 @@ def plain(problem: Problem, batch: int) -> Step:
 
 
 def least(steps: dict[str, tuple[Step, int]]) -> dict[str, float]:
-    """Return the least processor time of each step in milliseconds a member, of `ROUNDS` rounds in turns."""
+    """Return the least CPU time of each step in milliseconds per member, over `ROUNDS` alternating rounds."""
     found = dict.fromkeys(steps, float("inf"))
     for step, _ in steps.values():
         step()
@@ -110,7 +110,7 @@ def least(steps: dict[str, tuple[Step, int]]) -> dict[str, float]:
 
 
 def rows(widths: list[int], tokens: list[int], sizes: list[int]) -> list[str]:
-    """Return the table, a line for each width, number of tokens and pack size."""
+    """Return the table, one row for each width, number of tokens and pack size."""
     lines = ["| width | tokens a step | pack | alone, ms | pack of one | together | apart | gain of the choice |"]
     lines.append("|" + " ---: |" * 8)
     for width in widths:
@@ -137,7 +137,7 @@ def rows(widths: list[int], tokens: list[int], sizes: list[int]) -> list[str]:
 
 
 def main() -> None:
-    """Print the table; record it if asked."""
+    """Print the table, and record it on request."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128, 512, 2048])

@@ -1,11 +1,12 @@
-"""What a training step costs beside a bare PyTorch loop over the same tensors: ResNet-20, batch 128, CIFAR shape.
+"""Cost of a training step compared with a bare PyTorch loop over the same tensors: ResNet-20, batch 128, CIFAR shape.
 
     python benchmarks/throughput.py [--rounds N] [--record]
 
 Both sides index the same bytes in memory, standardise them, and take an SGD step with momentum; there is no loader.
-Steps are interleaved in one process with one math thread; the figure is the median over rounds of the ratio of a round.
-What is measured apart, as a share of a step: gathering and standardising a batch, augmenting it, and what a step does
-besides (the monitor for divergence, the learning rate's schedule). Evaluation is given for an epoch's 391 steps.
+Steps are interleaved in one process with one math thread; the result is the median over rounds of the ratio of a round.
+The following are measured separately, as shares of a step: gathering and standardising a batch, augmenting it, and
+other work in a step (divergence monitor, learning-rate schedule). Evaluation is given relative to the 391 steps of an
+epoch.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def images(count: int) -> tuple[Tensor, Tensor]:
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
-    """Time one call, the mean of several in a row."""
+    """Return the time of one call, as the mean of several in a row."""
     began = time.perf_counter()
     for _ in range(times):
         work()
@@ -59,7 +60,7 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def main() -> None:
-    """Measure, print, and record if asked."""
+    """Measure, print, and record on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--record", action="store_true", help="keep the result in benchmarks/results")

@@ -1,11 +1,11 @@
-"""The coordinate check of the maximal-update parametrisation: how much steps change activations, by width.
+"""Coordinate check of the maximal-update parametrisation: how much steps change activations, by width.
 
     python benchmarks/width_check.py [--widths 32 64 128 256] [--seeds 3] [--steps 10] [--record]
 
-A transformer of two blocks trains on the default text for some steps of Adam at one learning rate, at each width, in
-the standard parametrisation and in µP (Yang et al. 2022, appendix D.1). Measured is the mean absolute change of what
-the last block gives and of the outputs, on 32 held-out sequences; its slope over widths, both in logarithms, is 0 where
-a rate means the same at each width. About a minute.
+A transformer with two blocks is trained on the default text for some steps of Adam at one learning rate, at each width,
+in the standard parametrisation and in µP (Yang et al. 2022, appendix D.1). The measure is the mean absolute change of
+the last block's output and of the logits, on 32 held-out sequences; its slope over width, both in logarithms, is 0 if a
+learning rate has the same effect at each width. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ FIGURE = Path(__file__).parents[1] / "docs" / "width_check.svg"
 RATE, BATCH, SEQUENCES = 0.01, 16, 32
 PLACES = ("last block", "outputs")
 Changes = dict[tuple[str, str], dict[int, list[float]]]
-"""By parametrisation and place, by width: the change of each seed."""
+"""(parametrisation, place) -> width -> change for each seed."""
 
 
 def changes_of(widths: list[int], seeds: int, steps: int) -> Changes:
-    """Measure all of them."""
+    """Measure the changes for all parametrisations, widths and seeds."""
     found: Changes = {}
     for parametrisation in ("standard", "mup"):
         for width in widths:
@@ -59,7 +59,7 @@ def changes_of(widths: list[int], seeds: int, steps: int) -> Changes:
 
 
 def changed(problem: Problem, pack: Pack, steps: int) -> dict[str, list[float]]:
-    """Train a pack, and return by place how much that changed what each member computes."""
+    """Train a pack, and return by place how much that changed each member's activations."""
     seeds = [trial.seed for trial in pack.trials]
     model = PackedModel(problem.build_model, seeds, shipped=True)
     optimizer = make_optimizer(pack, model, problem)
@@ -76,7 +76,7 @@ def changed(problem: Problem, pack: Pack, steps: int) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def computed(model: PackedModel, problem: Problem) -> dict[str, list[Tensor]]:
-    """Return what the last block and the head of each member give for held-out sequences."""
+    """Return the outputs of each member's last block and head for held-out sequences."""
     found: dict[str, list[Tensor]] = {place: [] for place in PLACES}
     for place in range(model.trials):
         network = model.member(place)
@@ -87,7 +87,7 @@ def computed(model: PackedModel, problem: Problem) -> dict[str, list[Tensor]]:
 
 
 def slope(by_width: dict[int, list[float]]) -> float:
-    """Return the slope of the mean change over widths, in logarithms, by least squares."""
+    """Return the least-squares slope of the mean change over width, in logarithms."""
     xs = [math.log(width) for width in by_width]
     ys = [math.log(sum(each) / len(each)) for each in by_width.values()]
     middle, level = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -95,7 +95,7 @@ def slope(by_width: dict[int, list[float]]) -> float:
 
 
 def drawn(found: Changes, seeds: int, steps: int) -> go.Figure:
-    """Draw change by width: a panel for each place, a line for each parametrisation, a dot for each seed."""
+    """Draw change against width: one panel per place, one line per parametrisation, one dot per seed."""
     panels = make_panels(len(PLACES), columns=2, height=300)
     for (row, column), place in zip(panels.places(), PLACES, strict=True):
         for position, (name, label) in enumerate((("standard", "standard"), ("mup", "maximal update (µP)"))):
@@ -127,7 +127,7 @@ def drawn(found: Changes, seeds: int, steps: int) -> go.Figure:
 
 
 def main() -> None:
-    """Print the table; record it and the figure if asked."""
+    """Print the table, and record it and the figure on request."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,7 +1,8 @@
-"""What an address says: a page, the study it is of, how that is looked at, and what is selected.
+"""Addresses: the page, its study, the view of the study, and what is selected.
 
-An address is written by anyone, so nothing of it is believed: values that can't be are left out here, and what a study
-doesn't have is left out by ``fit``, which says so. ``search_of`` writes an address; reading it back gives the same one.
+Anyone can write an address, so nothing in it is trusted: invalid values are dropped here, and values that a study
+doesn't have are dropped by ``fit``, which reports them. ``search_of`` writes an address; reading it back gives the same
+one.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from sensitivity.study.spec import StudySpec
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 8_000
-"""Of an address; longer ones are not read."""
-_MOST_ITEMS = 64
+MAX_CHARACTERS = 8_000
+"""Longest address that is read."""
+_MAX_ITEMS = 64
 
 Slot = Literal["a", "b"]
 
@@ -44,50 +45,50 @@ _OWN = (
     "metric", "within", "optimizer", "batch", "target", "box", "click", "cell", "beside", "run", "study", "token",
     "where", "sort", "column", "chosen", "set",
 )  # fmt: skip
-"""Names that say something else than the value of an exhibit's option."""
+"""Names with a meaning of their own, not options of an exhibit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """A page as it is asked for."""
+    """Parsed address of a page."""
 
     page: str = "studies"
     study: str | None = None
     view: View = field(default_factory=View)
-    """How the study is looked at."""
+    """View of the study."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """Name of an option of exhibits -> the key of its value, where that isn't the first."""
+    """Name of an option of exhibits -> key of its value, if that isn't the first."""
     slot: Slot = "a"
-    """Which of the two cells a click chooses."""
+    """Which of the two cells the next click sets."""
     cell_a: str | None = None
     cell_b: str | None = None
     run: str | None = None
     listing: Listing = field(default_factory=Listing)
-    """What of the table of runs is shown."""
+    """State of the table of runs."""
     others: tuple[str, ...] = ()
-    """Studies to compare, or the one that a new study begins with."""
+    """Studies to compare, or the study whose file a new study starts from."""
     edits: tuple[Edit, ...] = ()
-    """What a new study changes in the file of the one that it begins with."""
+    """Changes that a new study makes to the file it starts from."""
     unread: tuple[str, ...] = ()
-    """A sentence on each thing that it asked for and that can't be."""
+    """A sentence on each value that was invalid."""
 
     def under(self, **changes: object) -> Address:
-        """Return the address with other fields of its view."""
+        """Return the address with changed fields of its view."""
         return replace(self, view=replace(self.view, **changes))  # type: ignore[arg-type]
 
 
 def parse(pathname: str | None, search: str | None) -> Address:
-    """Return what an address says; whatever can't be is left out."""
+    """Parse an address; invalid values are dropped."""
     page, study = _place(pathname or "/")
-    if len(search or "") > MOST_CHARACTERS:
+    if len(search or "") > MAX_CHARACTERS:
         return Address(page=page, study=study)
     try:
         given = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
     except ValueError:
         return Address(page=page, study=study)
     one = {name: values[0] for name, values in given.items()}
-    sizes = (_integer(text) for text in given.get("batch", [])[:_MOST_ITEMS])
-    sides = (_narrowed(text) for text in given.get("box", [])[:_MOST_ITEMS])
+    sizes = (_integer(text) for text in given.get("batch", [])[:_MAX_ITEMS])
+    sides = (_narrowed(text) for text in given.get("box", [])[:_MAX_ITEMS])
     view = View(
         metric=one["metric"] if _METRIC.fullmatch(one.get("metric", "")) else None,
         tolerance=_percent(one.get("within")),
@@ -107,13 +108,13 @@ def parse(pathname: str | None, search: str | None) -> Address:
         run=_id(one.get("run")),
         listing=parse_listing(given),
         others=_names(given.get("study", [])),
-        edits=tuple(edit for text in given.get("set", [])[:_MOST_ITEMS] if (edit := _edit(text)) is not None),
+        edits=tuple(edit for text in given.get("set", [])[:_MAX_ITEMS] if (edit := _edit(text)) is not None),
         unread=_unread(one),
     )
 
 
 def fit(address: Address, spec: StudySpec) -> tuple[Address, tuple[str, ...]]:
-    """Return the address with what `spec` has, and a sentence on each thing that it doesn't have."""
+    """Return the address with the values that `spec` has, and a sentence on each value that it doesn't have."""
     missing = list(address.unread)
 
     def known(values: Iterable[T], allowed: Iterable[T], what: str) -> tuple[T, ...]:
@@ -148,7 +149,7 @@ def fit(address: Address, spec: StudySpec) -> tuple[Address, tuple[str, ...]]:
 
 
 def fit_options(address: Address, results: StudyResults) -> tuple[Address, tuple[str, ...]]:
-    """Return the address with those of its options that exhibits have, and a sentence on each of the others."""
+    """Return the address with the options that exhibits have, and a sentence on each of the others."""
     kept, missing = {}, []
     for name, key in address.options.items():
         found = [o for e in catalogue.EXHIBITS for o in e.options if o.name == name and not (o.together or o.of_view)]
@@ -162,7 +163,7 @@ def fit_options(address: Address, results: StudyResults) -> tuple[Address, tuple
 
 
 def fit_listing(address: Address, runs: pd.DataFrame) -> tuple[Address, tuple[str, ...]]:
-    """Return the address with those columns and runs of its listing that a table has, and a sentence on the others."""
+    """Return the address with the columns and runs that the table has, and a sentence on each of the others."""
     listing = address.listing
     if listing == Listing():
         return address, ()
@@ -183,7 +184,7 @@ def fit_listing(address: Address, runs: pd.DataFrame) -> tuple[Address, tuple[st
 
 
 def parse_target(text: str | None) -> Target | None:
-    """Return the metric and the level that a target's text names; None where there can't be any."""
+    """Return the metric and level of a target in text form, or None if it is invalid."""
     name, _, level = (text or "").partition(":")
     value = _number(level)
     if value is None or not _METRIC.fullmatch(name):
@@ -194,12 +195,12 @@ def parse_target(text: str | None) -> Target | None:
 
 
 def target_text(target: Target) -> str:
-    """Return what `parse_target` reads."""
+    """Return the text that `parse_target` reads."""
     return f"{target[0]}:{target[1]:.6g}"
 
 
 def search_of(address: Address) -> str:
-    """Return what follows the path in an address; defaults are left out."""
+    """Return the query string of an address; defaults are left out."""
     view = address.view
     sides = (f"{n.optimizer}:{n.parameter}:{n.low:.6g}:{n.high:.6g}" for n in view.box)
     pairs: list[tuple[str, object]] = [
@@ -223,23 +224,23 @@ def search_of(address: Address) -> str:
 
 
 def change(before: str, after: str, *, other_blocks: bool = False) -> dict[str, str | int | bool]:
-    """Return what a control changes in an address, from one search to another, for the page to apply (page.js).
+    """Return the change from one query string to another, for the page to apply (page.js).
 
-    `other_blocks` says that the page then consists of other blocks. The time makes each change another one, as a page
-    ignores what it has been given before.
+    `other_blocks` says that the page then has other blocks. The time makes each change distinct, because a page ignores
+    a value that it already has.
     """
     return {"from": before or "", "to": after, "other_blocks": other_blocks, "at": time.time_ns()}
 
 
 def path_of(address: Address) -> str:
-    """Return the path of an address, before any prefix of the server's."""
+    """Return the path of an address, without the server's prefix."""
     if address.study is not None:
         return f"/study/{quote(address.study, safe='')}/{address.page}"
     return "/" if address.page == "studies" else f"/{address.page}"
 
 
 def _place(pathname: str) -> tuple[str, str | None]:
-    if len(pathname) > MOST_CHARACTERS:
+    if len(pathname) > MAX_CHARACTERS:
         return "missing", None
     parts = [unquote(part) for part in pathname.strip("/").split("/")]
     match parts:
@@ -256,13 +257,13 @@ def _place(pathname: str) -> tuple[str, str | None]:
 
 def _options(one: Mapping[str, str]) -> dict[str, str]:
     own = [(name, key) for name, key in one.items() if name not in _OWN and _OPTION.fullmatch(name)]
-    return {name: key for name, key in sorted(own)[:_MOST_ITEMS] if _NAME.fullmatch(key)}
+    return {name: key for name, key in sorted(own)[:_MAX_ITEMS] if _NAME.fullmatch(key)}
 
 
 def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a sentence on each value that is none of its kind."""
-    said = {"cell": "There is no cell", "beside": "There is no cell", "run": "There is no run"}
-    wrong = [f"{words} {one[name]}." for name, words in said.items() if name in one and _id(one[name]) is None]
+    """Return a sentence on each value that is invalid for its kind."""
+    unknown = {"cell": "There is no cell", "beside": "There is no cell", "run": "There is no run"}
+    wrong = [f"{words} {one[name]}." for name, words in unknown.items() if name in one and _id(one[name]) is None]
     if one.get("metric") and not _METRIC.fullmatch(one["metric"]):
         wrong.append(f"There is no metric {one['metric']}.")
     if one.get("target") and parse_target(one["target"]) is None:
@@ -271,7 +272,7 @@ def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _names(values: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(value for value in values[:_MOST_ITEMS] if _NAME.fullmatch(value)))
+    return tuple(dict.fromkeys(value for value in values[:_MAX_ITEMS] if _NAME.fullmatch(value)))
 
 
 def _edit(text: str) -> Edit | None:

@@ -1,4 +1,4 @@
-"""``create_app``: the dashboard of a root, put together."""
+"""``create_app``: assembles the dashboard of a root."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sensitivity.store.directory import Place
 from sensitivity.study.errors import StorageError
 
 _PLOTLY = "_dash-component-suites/plotly/package_data/plotly.min.js"
-"""Where Dash serves the script that draws figures."""
+"""Path at which Dash serves the script that draws figures."""
 
 
 def create_app(
@@ -36,11 +36,11 @@ def create_app(
 ) -> Dash:
     """Return the dashboard of the studies below `root`.
 
-    `cluster` is the address of a Jobs server that shows the jobs of these studies and, with `allow_run`, takes new
-    ones. With `allow_notes`, anyone who reaches it may write notes and tags. `hosts` are names, or addresses that
-    a proxy shows (``https://lab.example``), by which the server is reached besides loopback; with `token` every request
-    needs it.
-    `prefix` is the path below which a proxy shows it; `prefix_stripped` says that the proxy removes it before asking.
+    `cluster` is the address of a Jobs server; the dashboard shows its jobs of these studies and, with `allow_run`,
+    submits new ones. With `allow_notes`, anyone who reaches it may write notes and tags. `hosts` are names, or
+    addresses that a proxy shows (``https://lab.example``), by which the server is reached besides loopback; with
+    `token` every request needs it. `prefix` is the path below which a proxy shows it; `prefix_stripped` says that the
+    proxy removes it from requests.
     """
     jobs = None if cluster is None else Cluster(cluster, root)
     site = Site(catalog=Catalog(root), prefix=prefix, may_run=allow_run, may_note=allow_notes, cluster=jobs)
@@ -68,17 +68,17 @@ def create_app(
     runs.register(app, site)
     compare.register(app, site)
     strip.register(app, site, "/" if prefix_stripped else prefix)
-    _expect(app, site, tops)
+    _preload(app, site, tops)
     protect(app.server, hosts=hosts, token=token, scripts=[f"'{value}'" for value in _hashes(app)])
     return app
 
 
-def _expect(app: Dash, site: Site, tops: Collection[str]) -> None:
-    """Begin to read the study of a page that is opened; a page that there isn't has the status that says so."""
+def _preload(app: Dash, site: Site, tops: Collection[str]) -> None:
+    """Start reading the study when its page is requested; a page that doesn't exist gets the corresponding status."""
     server: Flask = app.server
 
     @server.after_request
-    def expect(response: Response) -> Response:
+    def preload(response: Response) -> Response:
         opened = request.method == "GET" and response.mimetype == "text/html"
         if not opened or response.status_code != HTTPStatus.OK:
             return response
@@ -86,13 +86,13 @@ def _expect(app: Dash, site: Site, tops: Collection[str]) -> None:
         if address.page not in (tops if address.study is None else pages()):
             response.status_code = HTTPStatus.NOT_FOUND
         elif address.study is not None:
-            with contextlib.suppress(StorageError):  # the page itself will say so
+            with contextlib.suppress(StorageError):  # the page itself reports it
                 if address.study not in site.catalog.places():
                     response.status_code = HTTPStatus.NOT_FOUND
                 else:
-                    site.expect(address)
+                    site.preload(address)
                     drawing = f"<{site.prefix}{_PLOTLY}>; rel=preload; as=script"
-                    response.headers["Link"] = drawing  # by far the largest script, which a page asks for last
+                    response.headers["Link"] = drawing  # by far the largest script, requested last by a page
         return response
 
 

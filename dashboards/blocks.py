@@ -1,6 +1,6 @@
-"""What a page is made of: figures, each with its data as a table and a download, and texts.
+"""Building blocks of a page: figures, each with its data as a table and a download, and texts.
 
-A page lists its blocks from a scene; a block is found again by its name, so the browser holds names only.
+A page derives its blocks from a scene; a block is found again by its name, so the browser holds names only.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from sensitivity.figures.theme import CONFIG, Theme
 
 _CONFIG: Any = CONFIG
 Width = Literal["wide", "half"]
-MOST_ROWS = 300
-"""Of a table in a page; the download has all."""
-_MOST_NOTES = 3
+MAX_ROWS = 300
+"""Largest number of rows of a table in a page; the download has all."""
+_MAX_NOTES = 3
 NOT_DRAWN = {"visibility": "hidden", "height": "0px", "overflow": "hidden"}
-"""Style of a figure's place while there is nothing in it: it has its width, so that a figure is drawn once."""
+"""Style of the place of a figure that isn't drawn yet: it already has its width, so the figure is drawn only once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a page shows: its address, its study and the study's results under the view, and the theme."""
+    """Context of a page: its address, the study, its results under the view, and the theme."""
 
     address: Address
     loaded: Loaded
     results: StudyResults
     theme: Theme
     href: Callable[[Address], str]
-    """What is written for an address, the server's prefix included."""
+    """Returns the URL of an address, including the server's prefix."""
     version: str
     """Changes with the results of all studies that are shown."""
     may_run: bool = False
@@ -45,7 +45,7 @@ class Scene:
 
 
 Show = Callable[[Scene], Computed[Any]]
-"""Computes an exhibit. Raises NothingToShowError, and StorageError where curves can't be read."""
+"""Computes an exhibit. Raises NothingToShowError, or StorageError if curves can't be read."""
 Step = Callable[[StudyResults], object]
 
 
@@ -55,34 +55,34 @@ class FigureBlock:
 
     name: str
     label: str
-    """What it shows, for those who can't see it."""
+    """What it shows; also the text alternative for screen readers."""
     show: Show
     depends: tuple[str, ...]
-    """What of the view and the address it shows; it stays as it is while that, the results and the theme do."""
+    """Parts of the view and the address that it depends on, besides the results and the theme."""
     options: tuple[str, ...] = ()
     """Names of the options that it reads from the address."""
     choosable: bool = False
-    """Whether a click on it chooses a cell."""
+    """Whether a click on it selects a cell."""
     of_runs: bool = False
     """Whether a click on it opens a run."""
     heading: tuple[str, str] | None = None
-    """A heading above it, and the address that it leads to."""
+    """A heading above it, and the address to which the heading links."""
     width: Width = "wide"
     steps: tuple[Step, ...] = ()
-    """As of an exhibit."""
+    """Slow steps, as in an exhibit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextBlock:
-    """Something written, renewed with the results."""
+    """A text that is updated with the results."""
 
     name: str
     content: Callable[[Scene], Any]
     depends: tuple[str, ...] | None = None
-    """As of a figure; None is all of the address."""
+    """Parts of the view and the address that it depends on; None means the whole address."""
     options: tuple[str, ...] = ()
     show: Show | None = None
-    """Computes the exhibit whose data can be looked at and taken away."""
+    """Computes the exhibit whose data can be shown and downloaded."""
     label: str = ""
     width: Width = "wide"
     steps: tuple[Step, ...] = ()
@@ -90,10 +90,10 @@ class TextBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedBlock:
-    """A component that looks after itself, such as a control or a grid."""
+    """A component that updates itself, such as a control or a grid."""
 
     name: str
-    """Changes where the component has to be made anew."""
+    """Changes when the component has to be rebuilt."""
     content: Callable[[Scene], Component]
     width: Width = "wide"
 
@@ -103,30 +103,30 @@ Block = FigureBlock | TextBlock | FixedBlock
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of a study: sections of the catalogue, and what else stands between their exhibits."""
+    """A page of a study: sections of the catalogue, and further blocks between their exhibits."""
 
     name: str
     title: str
     lead: str
-    """What it answers, in a sentence."""
+    """The question that it answers, in a sentence."""
     parts: tuple[str, ...]
-    """Names of sections, each with its introduction, and of exhibits that are shown apart from their section."""
+    """Names of sections, each with its introduction, and of exhibits that are shown outside their section."""
     first: tuple[Block, ...] = ()
     before: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
-    """Name of an exhibit -> blocks that stand before it, and after it below."""
+    """Name of an exhibit -> blocks shown before it; below: blocks shown after it."""
     after: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
     dock: tuple[Block, ...] = ()
-    """Blocks beside the page, which stay in sight: what was chosen in its figures."""
+    """Blocks at the side of the page that stay visible: what was selected in its figures."""
     further: tuple[Block, ...] = ()
-    """Blocks that others of the page hold."""
+    """Blocks contained in other blocks of the page."""
 
 
-def seen(scene: Scene, block: FigureBlock | TextBlock) -> str:
-    """Return a token that changes whenever a block has to be redrawn, the theme aside."""
+def block_version(scene: Scene, block: FigureBlock | TextBlock) -> str:
+    """Return a token that changes whenever a block has to be redrawn for a reason other than the theme."""
     address, results = scene.address, scene.results
     if block.depends is None:
         return repr((scene.version, address))
-    # What the view leaves open is decided elsewhere: the metric by the primary target, for one.
+    # Values that the view leaves open are decided elsewhere: the metric, for example, by the primary target.
     decided = {
         "filters": results.view.filters,
         "metric": results.metric.name,
@@ -156,30 +156,30 @@ _NAMED: Mapping[str, tuple[str, ...]] = {
     "run": ("run",),
     "study": ("study",),
 }
-"""What a block depends on -> how that is named in an address; what is a metric by default goes with the filters."""
+"""Name in ``depends`` -> its names in an address; the default metric depends on the filters."""
 
 
-def asked(block: FigureBlock | TextBlock) -> list[str] | None:
-    """Return the names in an address without which a block stays as it is; None is all."""
+def address_names(block: FigureBlock | TextBlock) -> list[str] | None:
+    """Return the names in an address that affect a block; None means all."""
     if block.depends is None:
         return None
     return sorted({*block.options, *(name for what in block.depends for name in _NAMED[what])})
 
 
 def aria(**names: str) -> dict[str, Any]:
-    """Return ``aria-`` attributes, to be given with ``**``."""
+    """Return ``aria-`` attributes, to be passed with ``**``."""
     return {f"aria-{name}": value for name, value in names.items()}
 
 
 def place_block(block: Block, scene: Scene) -> Component:
-    """Return the place of a block in its page; callbacks fill it."""
+    """Return the place of a block in its page, which callbacks fill."""
     if isinstance(block, FixedBlock):
         return html.Div(block.content(scene), className=f"block {block.width}")
     if isinstance(block, TextBlock):
         with_data = block.show is not None
         content = [
             dcc.Store(id={"type": "written", "name": block.name}),
-            _ask_place(block, themed=False),
+            _request_stores(block, themed=False),
             html.Div(id={"type": "text", "name": block.name}),
             *(_data_place(block.name, block.label) if with_data else []),
         ]
@@ -206,7 +206,7 @@ def _figure_place(block: FigureBlock) -> Component:
         [
             *above,
             dcc.Store(id={"type": "drawn", "name": name}),
-            _ask_place(block, themed=True),
+            _request_stores(block, themed=True),
             html.P(id={"type": "note", "name": name}, className="note"),
             canvas,
             html.Div(id={"type": "beside", "name": name}, className="beside-figure"),
@@ -216,14 +216,16 @@ def _figure_place(block: FigureBlock) -> Component:
     )
 
 
-def _ask_place(block: FigureBlock | TextBlock, *, themed: bool) -> Component:
-    """Return what ``page.js`` changes when a block has to be asked for again, and nothing else of the page has."""
-    store: Component = dcc.Store(id={"type": "ask", "name": block.name}, data={"of": asked(block), "themed": themed})
+def _request_stores(block: FigureBlock | TextBlock, *, themed: bool) -> Component:
+    """Return the stores that ``page.js`` changes when a block has to be redrawn."""
+    store: Component = dcc.Store(
+        id={"type": "ask", "name": block.name}, data={"of": address_names(block), "themed": themed}
+    )
     return store
 
 
 def _data_place(name: str, label: str) -> list[Component]:
-    """Return the buttons for a block's data, and where they are shown."""
+    """Return the buttons for a block's data, and the place where the data are shown."""
     tools = html.Div(
         [
             html.Button("Data", id={"type": "show-data", "name": name}, className="quiet", **aria(expanded="false")),
@@ -236,21 +238,21 @@ def _data_place(name: str, label: str) -> list[Component]:
     return [tools, *stores, html.Div(id={"type": "data", "name": name}, className="data")]
 
 
-def noted(texts: Sequence[str]) -> list[Component]:
-    """Return notes on how to read a block, all but the first few folded."""
-    return [listed(texts, _MOST_NOTES, "notes")] if texts else []
+def note_lists(texts: Sequence[str]) -> list[Component]:
+    """Return notes on how to read a block, with all but the first few folded."""
+    return [folded_list(texts, _MAX_NOTES, "notes")] if texts else []
 
 
-def listed(texts: Sequence[str], most: int, kind: str = "") -> Component:
-    """Return a list, what is beyond `most` folded."""
+def folded_list(texts: Sequence[str], most: int, kind: str = "") -> Component:
+    """Return a list in which items beyond `most` are folded."""
     rest = texts[most:]
     more = [html.Details([html.Summary(f"{len(rest):,} more"), html.Ul(list(map(html.Li, rest)))])] if rest else []
     return html.Div([html.Ul(list(map(html.Li, texts[:most]))), *more], className=kind)
 
 
-def html_table(table: Table, *, most: int = MOST_ROWS) -> Component:
-    """Return a table, its first rows if it is long."""
-    caption = table.caption + _cut(len(table.rows), most)
+def html_table(table: Table, *, most: int = MAX_ROWS) -> Component:
+    """Return a table, cut to its first rows if it is long."""
+    caption = table.caption + _cut_note(len(table.rows), most)
 
     def kind(column: int) -> str:
         return "" if column < table.text_columns else "n"
@@ -267,25 +269,25 @@ def html_table(table: Table, *, most: int = MOST_ROWS) -> Component:
 
 
 def folded(table: Table) -> Component:
-    """Return a table that is opened by its caption."""
+    """Return a table that unfolds when its caption is clicked."""
     return html.Details([html.Summary(table.caption.partition(". ")[0]), html_table(table)])
 
 
 def data_rows(shown: Computed[Any], label: str) -> dict[str, Any]:
-    """Return the first rows of the data of an exhibit, as ``page.js`` puts them in the page.
+    """Return the first rows of an exhibit's data, which ``page.js`` puts into the page.
 
-    A component a cell would keep a browser busy for seconds.
+    One component per cell would keep a browser busy for seconds.
     """
     data = shown.data
     return {
-        "caption": f"{label}.{_cut(len(data.rows), MOST_ROWS)}",
+        "caption": f"{label}.{_cut_note(len(data.rows), MAX_ROWS)}",
         "header": list(data.columns),
-        "rows": [[_text(value) for value in row] for row in data.rows[:MOST_ROWS]],
+        "rows": [[_text(value) for value in row] for row in data.rows[:MAX_ROWS]],
         "numbers": [any(isinstance(row[at], (int, float)) for row in data.rows) for at in range(len(data.columns))],
     }
 
 
-def _cut(length: int, most: int) -> str:
+def _cut_note(length: int, most: int) -> str:
     return f" The first {most:,} of {length:,} rows; the download has all." if length > most else ""
 
 

@@ -1,8 +1,8 @@
-"""Connect address, controls, blocks and new results through callbacks.
+"""Callbacks that connect address, controls, blocks and new results.
 
-The address is the one place that says what is seen. Controls and clicks write it; the router fills the page from it,
-unless the page that stands already follows by itself; every block renews itself when the address, the version of the
-study or the theme changes.
+The address alone determines what is shown. Controls and clicks change it; the router fills the page from it, unless the
+current page can update itself; every block redraws itself when the address, the version of the study or the theme
+changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dashboards.blocks import Scene
 from dashboards.exhibits import choices
 from dashboards.filters import filter_bar, filtered_words, with_controls
 from dashboards.pages import blocks_of, pages
-from dashboards.shell import navigation, study_page, trouble
+from dashboards.shell import error_page, navigation, study_page
 from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.figures import catalogue
@@ -27,8 +27,8 @@ from sensitivity.study.errors import UserError
 _NEAR_PX = 5
 _NOTHING = "Nothing to show here"
 _OTHER_BLOCKS = "other blocks"
-"""In ``shown``: that what the page's own controls wrote makes it consist of other blocks."""
-_EMPTY = "The filters leave no run. Widen the prior box, or choose more optimizers or batch sizes."
+"""Value in ``shown``: the change that the page's own controls wrote gives the page other blocks."""
+_EMPTY = "No run passes the filters. Widen the prior box, or choose more optimizers or batch sizes."
 
 
 def register(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
@@ -68,20 +68,20 @@ def _router(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
         nav = navigation(site, address)
         known = pages()
         if address.page not in (tops if address.study is None else known):
-            return trouble(_NOTHING, "There is no such page."), None, nav, arrived, None
+            return error_page(_NOTHING, "There is no such page."), None, nav, arrived, None
         try:
             if address.study is None:
                 page = tops[address.page].content(address)
                 return page, None, nav, arrived, tops[address.page].version(address)
             scene, missing = site.scene(address, None)
         except UserError as error:
-            return trouble(_NOTHING, str(error)), None, nav, arrived, None
+            return error_page(_NOTHING, str(error)), None, nav, arrived, None
         page = study_page(known[address.page], scene, missing)
         own = shown is not None and {**shown, "arrival": arrived.get("arrival")} == {**arrived, _OTHER_BLOCKS: "yes"}
         bar = no_update if own else filter_bar(scene.results)
         return page, bar, nav, arrived, scene.version
 
-    # The page's own controls write the address and what is shown, and its blocks and links follow them by themselves.
+    # The page's own controls write both the address and what is shown; its blocks and links then update themselves.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "arrive"),
         Output("arrived", "data"),
@@ -146,7 +146,7 @@ def _controls(app: Dash, site: Site) -> None:
         same = [b.name for b in blocks_of(page, scene)] == [b.name for b in blocks_of(page, after)]
         return change(search, written, other_blocks=not same), filtered_words(after.results)
 
-    # The server's answer may come after another click has changed the address: only the control's change is written.
+    # The server may answer after another click has changed the address, so only the control's own change is written.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "apply"),
         Output("url", "search"),
@@ -157,7 +157,7 @@ def _controls(app: Dash, site: Site) -> None:
         prevent_initial_call=True,
     )
 
-    # A choice of a cell is an address at once: one that had to be asked for could be lost to the next.
+    # Choosing a cell changes the address in the browser: a round trip to the server could lose it to the next click.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "choose"),
         Output("url", "search", allow_duplicate=True),
@@ -171,7 +171,7 @@ def _controls(app: Dash, site: Site) -> None:
 
 
 def _settled(address: Address, scene: Scene) -> Address:
-    """Return the address without what is as the study has it by default, so that it stays short."""
+    """Return the address without values that are the study's defaults, so that it stays short."""
     view = address.view
     plain = scene.results.under(metric=None, target=None)
     metric = None if view.metric == plain.metric.name else view.metric
@@ -208,7 +208,7 @@ def _ticks(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
             else:
                 raise PreventUpdate
         except UserError as error:
-            if version is None:  # the page itself says so
+            if version is None:  # the page itself reports it
                 raise PreventUpdate from None
             return no_update, str(error).partition("\n")[0]
         if now == version:

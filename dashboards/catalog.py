@@ -1,7 +1,7 @@
 """The studies below the root, their versions and their tables; each part is read once per version.
 
-A study is known by the name of its folder. Names from outside are looked up in the listing, never joined to a path, so
-no other place can be reached. A version changes whenever the study file or the results do.
+A study is identified by the name of its folder. Names from requests are looked up in the listing, never joined to a
+path, so no other place can be reached. A version changes whenever the study file or the results do.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from sensitivity.study.ledger import Ledger
 from sensitivity.study.spec import StudySpec
 
 ROOT_STUDY = "@root"
-"""Name of the root itself, where it is a study directory."""
+"""Name of the root itself if it is a study directory."""
 _LISTING_S = 1.5
-"""A listing is as old as this at most: many pages that are open share it."""
-_MOST_STUDIES = 8
-_MOST_SUMMARIES = 512
+"""Largest age in seconds of a listing, which all open pages share."""
+_MAX_STUDIES = 8
+_MAX_SUMMARIES = 512
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A study in a version, and its results as they are without filters."""
+    """A study in one version, and its results without filters."""
 
     name: str
     version: str
     directory: Place
     results: StudyResults
-    """Whatever is computed is kept in them, and goes with the version."""
+    """Caches everything that is computed; discarded with the version."""
 
     @property
     def manifest(self) -> Manifest:
-        """What study.json holds."""
+        """Content of study.json."""
         return self.results.manifest
 
     @property
@@ -62,13 +62,13 @@ class Loaded:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a planned run."""
+        """One row per planned run."""
         return self.results.tables.runs
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A study as it is listed."""
+    """A study in the list of studies."""
 
     name: str
     spec: StudySpec
@@ -76,12 +76,12 @@ class Entry:
     times: pd.DataFrame
     """started_at and finished_at of each result."""
     ledger: Ledger | None
-    """How far the study has been settled; None where nobody has begun."""
+    """Ledger of the settlement; None if it has not begun."""
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What has been read of a study, which never changes."""
+    """Parts of a study that have been read, which never change."""
 
     evaluations: Evaluations
     runs: dict[str, pa.Table] = field(default_factory=dict)
@@ -89,13 +89,13 @@ class _Parts:
 
 
 class Catalog:
-    """All studies below `root`; safe to share between threads."""
+    """All studies below `root`; thread-safe."""
 
     def __init__(self, root: Place) -> None:
         self.root = root
-        self._loaded = Memo(_MOST_STUDIES)
-        self._parts = Memo(_MOST_STUDIES)
-        self._entries = Memo(_MOST_SUMMARIES)
+        self._loaded = Memo(_MAX_STUDIES)
+        self._parts = Memo(_MAX_STUDIES)
+        self._entries = Memo(_MAX_SUMMARIES)
         self._lock = threading.Lock()
         self._listed: tuple[float, dict[str, Place]] = (-1e9, {})
         self._versions: dict[str, tuple[float, str]] = {}
@@ -120,14 +120,14 @@ class Catalog:
         """Return the directory of a study.
 
         Raises:
-            UserError: there is no study of that name, or it is a link to somewhere else.
+            UserError: there is no study with this name, or it is a link to another place.
         """
         places = self.places()
         if name not in places:
             raise UserError(f"no study {name!r} below {self.root.uri}")
         if self.root.is_local and not Path(places[name].path).resolve().is_relative_to(Path(self.root.path).resolve()):
             raise StorageError(
-                f"{places[name].uri}: a link that leads out of {self.root.uri}, and is not followed\n"
+                f"{places[name].uri}: a link that leads out of {self.root.uri} and is not followed\n"
                 "  Open the folder that it leads to with a dashboard of its own, or move the study here"
             )
         return places[name]
@@ -151,7 +151,7 @@ class Catalog:
             return version
 
     def load(self, name: str) -> Loaded:
-        """Return a study as it is now.
+        """Return the current version of a study.
 
         Raises:
             UserError: there is no such study, or it can't be read.
@@ -170,7 +170,7 @@ class Catalog:
         return self._loaded.get((name, version), read)
 
     def entry(self, name: str) -> Entry:
-        """Return a study as it is listed.
+        """Return the entry of a study in the list of studies.
 
         Raises:
             UserError: there is no such study, or it can't be read.
@@ -183,8 +183,8 @@ class Catalog:
 
         return self._entries.get((name, self.version(name)), summarise)
 
-    def noted(self, name: str, run: str) -> Noted:
-        """Return what is noted of a run now.
+    def note_of(self, name: str, run: str) -> Noted:
+        """Return the current note and tags of a run.
 
         Raises:
             UserError: there is no such study, or it can't be read.
@@ -192,6 +192,6 @@ class Catalog:
         return read_notes(self.place(name)).get(run, NOTHING_NOTED)
 
     def renew(self, name: str) -> None:
-        """Look at a study anew when it is asked for next, because something was just written to it."""
+        """Read a study again on next use, because something was just written to it."""
         with self._lock:
             self._versions.pop(name, None)

@@ -1,7 +1,7 @@
-"""A named cluster: which of its jobs are studies here; sending and stopping them.
+"""A named cluster: which of its jobs belong to studies here, and how they are submitted and stopped.
 
-Like all that runs studies it is asked through the ``sensitivity`` command, so that no page waits for Ray: what is
-known is shown at once, and asked for anew behind it when it has become old.
+It is queried through the ``sensitivity`` command, like everything that runs studies, so that no page waits for Ray: the
+known state is shown at once, and refreshed in the background when it is old.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboards.jobs import answer, temporary_study_file
+from dashboards.jobs import run_command, temporary_study_file
 from sensitivity.store.directory import Place
 from sensitivity.study.errors import UserError
 from sensitivity.study.spec import StudySpec
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-"""Gives the commands their ``--address``."""
+"""Environment variable that passes the address to the commands, instead of ``--address``."""
 _OLD_S = 20.0
 _PATIENCE_S = 120.0
-"""A submission sends this package's source, and the user's code."""
+"""Seconds; a submission uploads this package's source and the user's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A study on the cluster."""
+    """A job of the cluster that runs a study."""
 
     id: str
     status: str
@@ -35,73 +35,73 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether it is waiting or running."""
         return self.status in ("PENDING", "RUNNING")
 
 
 class Cluster:
-    """The cluster whose Jobs server answers at `address`, as far as it concerns the studies below `root`."""
+    """The cluster whose Jobs server is at `address`, restricted to jobs of the studies below `root`."""
 
     def __init__(self, address: str, root: Place) -> None:
         self.address = address
         self._root = root
         self._lock = threading.Lock()
-        self._asking = False
-        self._asked_at = float("-inf")
+        self._refreshing = False
+        self._refreshed_at = float("-inf")
         self._jobs: Mapping[str, Job] = {}
         self._fault = ""
 
     def jobs(self) -> Mapping[str, Job]:
-        """Return the last job of each study, by the study's name, as far as is known by now."""
+        """Return the last job of each study, by study name, as far as known."""
         with self._lock:
-            if not self._asking and time.monotonic() - self._asked_at > _OLD_S:
-                self._asking = True
-                threading.Thread(target=self.ask, name="cluster", daemon=True).start()
+            if not self._refreshing and time.monotonic() - self._refreshed_at > _OLD_S:
+                self._refreshing = True
+                threading.Thread(target=self.refresh, name="cluster", daemon=True).start()
             return self._jobs
 
     @property
     def fault(self) -> str:
-        """Why the cluster didn't answer when it was asked last; empty if it did."""
+        """Why the last query of the cluster failed; empty if it succeeded."""
         return self._fault
 
-    def ask(self) -> None:
-        """Ask the cluster for its jobs, and wait for the answer."""
+    def refresh(self) -> None:
+        """Query the cluster for its jobs, and wait for the answer."""
         jobs, fault = self._jobs, ""
         try:
-            told = json.loads(self._answer("status", "--json"))
-            own = [job for job in told if job["storage"].rstrip("/") == self._root.uri.rstrip("/")]
+            reply = json.loads(self._run("status", "--json"))
+            own = [job for job in reply if job["storage"].rstrip("/") == self._root.uri.rstrip("/")]
             jobs = {job["study"]: Job(id=job["id"], status=job["status"], message=job["message"]) for job in own}
         except UserError as error:
             fault = str(error)
         with self._lock:
             self._jobs, self._fault = jobs, fault
-            self._asking, self._asked_at = False, time.monotonic()
+            self._refreshing, self._refreshed_at = False, time.monotonic()
 
     def submit(self, text: str, spec: StudySpec) -> str:
-        """Send a study, and return its job.
+        """Submit a study, and return its job.
 
         Raises:
-            UserError: what ``sensitivity submit`` says instead.
+            UserError: the submission failed; the message is that of ``sensitivity submit``.
         """
         with temporary_study_file(self._root, text, spec) as file:
-            job = json.loads(self._answer("submit", str(file), "--storage", self._root.uri, "--json"))
-        self._forget()
+            job = json.loads(self._run("submit", str(file), "--storage", self._root.uri, "--json"))
+        self._invalidate()
         return str(job["id"])
 
     def stop(self, job: str) -> str:
-        """Ask a job to stop, and return what is said to that.
+        """Stop a job, and return the command's output.
 
         Raises:
-            UserError: what ``sensitivity stop`` says instead.
+            UserError: the command failed; the message is that of ``sensitivity stop``.
         """
-        said = self._answer("stop", job)
-        self._forget()
-        return said.strip()
+        output = self._run("stop", job)
+        self._invalidate()
+        return output.strip()
 
-    def _answer(self, *arguments: str) -> str:
-        # In the environment: an address may hold a password, and arguments are seen in the list of processes.
-        return answer(arguments, _PATIENCE_S, env={ADDRESS_VARIABLE: self.address})
+    def _run(self, *arguments: str) -> str:
+        # In the environment: an address may contain a password, and arguments are visible in the list of processes.
+        return run_command(arguments, _PATIENCE_S, env={ADDRESS_VARIABLE: self.address})
 
-    def _forget(self) -> None:
+    def _invalidate(self) -> None:
         with self._lock:
-            self._asked_at = float("-inf")
+            self._refreshed_at = float("-inf")

@@ -1,4 +1,4 @@
-"""One computation at a time, what a reader waits for first: threads of one interpreter only slow each other down."""
+"""Runs one computation at a time, the most urgent first: threads of one interpreter only slow each other down."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import time
 from collections.abc import Iterator
 
 _GRACE_S = 0.25
-"""A late computation first leaves others so long to ask: those of one page come within it."""
+"""Seconds that a late computation waits first, so that other requests of the same page can come before it."""
 
 
 class ComputeQueue:
-    """Lets one thread compute at a time; a late computation waits until no early one is waiting."""
+    """Lets one thread compute at a time; late computations wait until no early one is waiting."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._busy = False
         self._early = 0
 
-    def give_way(self) -> None:
-        """Leave others time to ask, before a late computation asks for its first turn."""
+    def wait_for_others(self) -> None:
+        """Wait before the first turn of a late computation, so that others can ask first."""
         time.sleep(_GRACE_S)
 
     @contextlib.contextmanager
     def take(self, *, late: bool) -> Iterator[None]:
-        """Hold a turn while inside."""
+        """Hold a turn inside the block."""
         with self._changed:
             self._early += not late
             while self._busy or (late and self._early):

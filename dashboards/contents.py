@@ -1,4 +1,4 @@
-"""Fill the blocks of a page with figures, texts and data, and redraw them when their content changes."""
+"""Fills the blocks of a page with figures, texts and data, and redraws them when their content changes."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboards.address import parse
-from dashboards.blocks import NOT_DRAWN, FigureBlock, Scene, TextBlock, data_rows, seen
-from dashboards.exhibits import beside
+from dashboards.blocks import NOT_DRAWN, FigureBlock, Scene, TextBlock, block_version, data_rows
+from dashboards.exhibits import notes_and_tables
 from dashboards.figure_updates import frame_of, patch_of
 from dashboards.pages import block_of, compare, pages
-from dashboards.shell import trouble_note
+from dashboards.shell import error_note
 from dashboards.site import Site
 from sensitivity.figures.exhibit import Computed
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.study.errors import StorageError, UserError
 
 _NEAR_PX = 5
-EMPTY = "The filters leave no run. Widen the prior box, or choose more optimizers or batch sizes."
+EMPTY = "No run passes the filters. Widen the prior box, or choose more optimizers or batch sizes."
 
 
 def register(app: Dash, site: Site) -> None:
     """Connect the blocks of all pages."""
-    _asks(app)
+    _requests(app)
     _figures(app, site)
     _texts(app, site)
     _data(app, site)
 
 
-def _asks(app: Dash) -> None:
+def _requests(app: Dash) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "ask"),
         Output({"type": "ask", "name": ALL}, "data"),
@@ -69,12 +69,12 @@ def _figures(app: Dash, site: Site) -> None:
         before: dict[str, str] | None,
         block_id: dict[str, str],
     ) -> tuple[Any, ...]:
-        if "key" not in (ask or {}):  # the browser asks in a moment
+        if "key" not in (ask or {}):  # the browser will ask in a moment
             raise PreventUpdate
         scene, block = _found(site, pathname, search, theme, block_id["name"])
         if not isinstance(block, FigureBlock):
             raise PreventUpdate
-        key = f"{theme} {seen(scene, block)}"
+        key = f"{theme} {block_version(scene, block)}"
         if before is not None and before.get("key") == key:
             raise PreventUpdate
 
@@ -83,8 +83,8 @@ def _figures(app: Dash, site: Site) -> None:
                 return drawn(block, scene)
 
         try:
-            found = site.drawings.get((scene.address.study, block.name, key), draw)
-        except StorageError as error:  # a part of the curves is damaged: what needs none of it is shown
+            found = site.figure_cache.get((scene.address.study, block.name, key), draw)
+        except StorageError as error:  # part of the curves is damaged; other figures are still shown
             found = Drawn(figure=None, why=str(error))
         figure = found.figure
         if figure is None:
@@ -92,18 +92,18 @@ def _figures(app: Dash, site: Site) -> None:
         now = {"key": key, "frame": frame_of(figure)}
         same = before is not None and before.get("frame") == now["frame"]
         style = {"height": f"{int(figure.layout.height or 450)}px"}
-        if (width := (figure.layout.meta or {}).get("min_width")) is not None:  # below it a figure scrolls in its frame
+        if (width := (figure.layout.meta or {}).get("min_width")) is not None:  # scrolls in its frame if narrower
             style["minWidth"] = f"{int(width)}px"
         return patch_of(figure) if same else figure, style, "", found.below, now
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What a figure's place is filled with."""
+    """Content of a figure's place."""
 
     figure: go.Figure | None
     why: str = ""
-    """Why there is no figure."""
+    """Reason why there is no figure."""
     below: list[Component] = field(default_factory=list)
 
 
@@ -111,18 +111,18 @@ def drawn(block: FigureBlock, scene: Scene) -> Drawn:
     """Return a block's figure with its notes and tables, or the reason why there is none.
 
     Raises:
-        StorageError: curves that it needs can't be read.
+        StorageError: the curves that it needs can't be read.
     """
     if not len(scene.results.runs):
         return Drawn(figure=None, why=EMPTY)
     below: list[Component] = []
     try:
         found = block.show(scene)
-        below = beside(found)
+        below = notes_and_tables(found)
         figure = found.figure(scene.theme)
     except NothingToShowError as error:
         return Drawn(figure=None, why=str(error), below=below)
-    if figure is not None and block.choosable:  # a mark near a cell leaves the cell to the pointer
+    if figure is not None and block.choosable:  # marks over a cell don't intercept the pointer
         figure.update_layout(hoverdistance=_NEAR_PX)
     return Drawn(figure=figure, below=below)
 
@@ -140,12 +140,12 @@ def _texts(app: Dash, site: Site) -> None:
     def text(
         ask: dict[str, Any] | None, pathname: str, search: str, before: str | None, name: dict[str, str]
     ) -> tuple[Any, str]:
-        if "key" not in (ask or {}):  # the browser asks in a moment
+        if "key" not in (ask or {}):  # the browser will ask in a moment
             raise PreventUpdate
         scene, block = _found(site, pathname, search, None, name["name"])
         if not isinstance(block, TextBlock):
             raise PreventUpdate
-        key = seen(scene, block)
+        key = block_version(scene, block)
         if before == key:
             raise PreventUpdate
         with site.in_turn(scene, block):
@@ -153,7 +153,7 @@ def _texts(app: Dash, site: Site) -> None:
 
 
 def written(block: TextBlock, scene: Scene) -> Any:
-    """Return the content of a block, or why there is none."""
+    """Return the content of a block, or the reason why there is none."""
     if not len(scene.results.runs):
         return html.P(EMPTY, className="note nothing")
     try:
@@ -162,13 +162,13 @@ def written(block: TextBlock, scene: Scene) -> Any:
         heading = [html.H2(block.label)] if block.label else []
         return [*heading, html.P(str(error), className="note nothing")]
     except StorageError as error:
-        return trouble_note(str(error))
+        return error_note(str(error))
 
 
 def _found(
     site: Site, pathname: str, search: str, theme: str | None, name: str
 ) -> tuple[Scene, FigureBlock | TextBlock | None]:
-    """Return the scene of an address and the block of that name; nothing happens where there is none."""
+    """Return the scene of an address and the block with this name; if there is none, cancel the update."""
     address = parse(site.inner(pathname), search)
     if address.study is None and address.page == "compare":
         return compare.found(site, address, theme, name)
@@ -240,9 +240,9 @@ def _data(app: Dash, site: Site) -> None:
 def _computed(
     site: Site, pathname: str, search: str, name: str
 ) -> tuple[Scene, FigureBlock | TextBlock, Computed[Any]] | str:
-    """Return a block in its scene with what it shows, or why it shows nothing.
+    """Return a block, its scene and its computed exhibit, or the reason why there is nothing to show.
 
-    Nothing happens where there is no such block, or it has no data.
+    Cancels the update if there is no such block or it has no data.
     """
     scene, block = _found(site, pathname, search, None, name)
     if block is None or block.show is None:

@@ -1,6 +1,6 @@
-"""Renewing a figure in place: all but what the reader may have moved, the ranges of its axes.
+"""Updates a figure in place without resetting what the reader may have moved: the ranges of its axes.
 
-Plotly's own ``uirevision`` doesn't survive Dash, which hands a zoomed figure back to Plotly as if it had been drawn so.
+Plotly's own ``uirevision`` doesn't work through Dash, which passes a zoomed figure back to Plotly as if drawn that way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOVED = ("range", "autorange")
 
 
 def frame_of(figure: go.Figure) -> str:
-    """Return what identifies the panels of a figure and their ranges: where it changes, zoom can't be kept."""
+    """Return a token of a figure's panels and their ranges; if it changes, the zoom can't be kept."""
     layout = figure.to_plotly_json()["layout"]
     axes = sorted((name, repr([axis.get(key) for key in ("type", "range", "domain")])) for name, axis in _axes(layout))
     content = repr((axes, layout.get("height"), figure.layout.title.text, [trace.type for trace in figure.data][:1]))
@@ -23,7 +23,7 @@ def frame_of(figure: go.Figure) -> str:
 
 
 def patch_of(figure: go.Figure) -> Patch:
-    """Return the change of a figure of the same frame to `figure`."""
+    """Return the patch that turns a figure with the same frame into `figure`."""
     content = figure.to_plotly_json()
     layout: dict[str, Any] = content["layout"]
     patch = Patch()

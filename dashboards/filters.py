@@ -1,6 +1,6 @@
 """The filter bar: controls shared by all pages, and the view that their values select.
 
-A side of a prior box is a slider over positions: the values of a grid or a list, in order, or a hundred steps of an
+Each side of a prior box is a slider over positions: the sorted values of a grid or list, or a hundred steps of an
 interval on its own scale.
 """
 
@@ -27,14 +27,14 @@ _STEPS = 100
 
 
 def positions(axis: Axis) -> tuple[float, ...]:
-    """Return the values that a slider over `axis` stops at, rising."""
+    """Return the values at which a slider over `axis` stops, in increasing order."""
     if axis.scale == "values" or axis.points is not None:
         return tuple(sorted(axis.grid()))
     return tuple(axis.quantile(k / _STEPS) for k in range(_STEPS + 1))
 
 
 def filter_bar(results: StudyResults) -> Component:
-    """Return the controls of a study, set as its view says."""
+    """Return the controls of a study, set to the values of its view."""
     view, spec = results.view, results.spec
     metrics = [{"value": metric.name, "label": capitalized(metric.label)} for metric in spec.measured()]
     target = results.target
@@ -42,8 +42,8 @@ def filter_bar(results: StudyResults) -> Component:
     controls = [
         _select("metric", "Metric", metrics, results.metric.name, 170),
         _tolerance(results),
-        _many("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
-        _many("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
+        _multi_select("optimizers", "Optimizers", spec.optimizers, view.optimizers, optimizer_name),
+        _multi_select("batch_sizes", "Batch sizes", sorted(spec.batch_sizes), view.batch_sizes, lambda b: f"{b:,}"),
         _select("target", "Target", targets, target_text(target) if target else None, 210),
     ]
     boxes = html.Details(
@@ -77,7 +77,7 @@ def _select(name: str, label: str, data: Sequence[Any], value: str | None, width
     )
 
 
-def _many(name: str, label: str, values: Any, chosen: Sequence[object], words: Any) -> Any:
+def _multi_select(name: str, label: str, values: Any, chosen: Sequence[object], words: Any) -> Any:
     return dmc.MultiSelect(
         id={"type": "filter", "name": name},
         label=label,
@@ -169,7 +169,7 @@ def _side(optimizer: str, parameter: str, axis: Axis, narrowed: Narrowed | None)
 
 
 def filtered_words(results: StudyResults) -> str:
-    """Describe in words what the filters leave."""
+    """Describe in words which runs the filters keep."""
     left, all_ = len(results.runs), len(results.tables.runs)
     if left == all_:
         return f"All {all_:,} planned runs."
@@ -183,7 +183,7 @@ def filtered_words(results: StudyResults) -> str:
 def with_controls(
     address: Address, values: Mapping[str, Any], sides: Mapping[tuple[str, str], Any], spec: StudySpec
 ) -> Address:
-    """Return the address with the controls' values; what is not a value of its control is left out."""
+    """Return the address with the controls' values; invalid values are ignored."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name == "optimizers":

@@ -1,7 +1,8 @@
-"""Running the ``sensitivity`` command: a plan and its price, a study started or submitted, a running one stopped.
+"""Runs the ``sensitivity`` command to plan, price, start, submit and stop studies.
 
-The dashboard never imports what runs a study; it calls the command as a user would, with arguments and never through a
-shell. A study file from the browser is kept beside the studies, under a name that no study file or study has.
+The dashboard never imports the code that runs studies; it calls the command as a user would, with arguments and never
+through a shell. A study file from the browser is stored next to the studies, under a name that no study file or study
+has.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.whole_files import output_faults, write_whole
 
 _COMMAND = (sys.executable, "-P", "-m", "sensitivity.cli.main")
-"""Without the current folder on the path, where a file may have the name of a package."""
+"""Runs without the current folder on the path, where a file may have the name of a package."""
 _PLAN_S = 300.0
 _TAIL = 4_000
-_MOST_LOG_BYTES = 100_000
+_MAX_LOG_BYTES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Source:
 
 
 def sources(root: Place) -> dict[str, Source]:
-    """Return the study files that ship, and those in the root where it is a folder here; by a name of each."""
+    """Return the shipped study files and, if the root is a local folder, those in it, by display name."""
     found = {f"shipped: {name}": Source(name=name, path=path, shipped=True) for name, path in shipped().items()}
     if root.is_local:
         folder = Path(root.path)
@@ -57,7 +58,7 @@ def sources(root: Place) -> dict[str, Source]:
 
 
 def read_text(text: str) -> tuple[dict[str, Any], StudySpec | None, tuple[str, ...]]:
-    """Return the content of a study file, the study, and its mistakes; the study is None with any."""
+    """Return the content of a study file, the study, and its mistakes; the study is None if there are any."""
     raw: dict[str, Any] = {}
     try:
         raw = parse_toml(text, source="study")
@@ -67,9 +68,9 @@ def read_text(text: str) -> tuple[dict[str, Any], StudySpec | None, tuple[str, .
 
 
 def absent_modules(root: Place, spec: StudySpec) -> tuple[str, ...]:
-    """Return a sentence on each module that a study names and that is neither beside the studies nor installed.
+    """Return a sentence on each module that a study names and that is neither next to the studies nor installed.
 
-    Nothing of the user's is imported: a module that is there may still raise when a plan imports it.
+    None of the user's code is imported: a module that exists may still raise when a plan imports it.
     """
     folder = Path(root.path) if root.is_local else Path()
     own = {} if spec.problem is None else spec.problem.named_code()
@@ -80,14 +81,14 @@ def absent_modules(root: Place, spec: StudySpec) -> tuple[str, ...]:
         if not IMPORT_PATH.fullmatch(value):
             continue
         top = value.partition(":")[0].partition(".")[0]
-        beside = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
-        if not beside and importlib.util.find_spec(top) is None:
-            absent.append(f"{field}: there is no module {top!r} beside the studies or installed (got {value!r})")
+        exists = (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+        if not exists and importlib.util.find_spec(top) is None:
+            absent.append(f"{field}: there is no module {top!r} next to the studies or installed (got {value!r})")
     return tuple(absent)
 
 
-def keep(root: Place, text: str, spec: StudySpec) -> Path:
-    """Write a study file where modules beside the studies are found, and return its path.
+def store_study_file(root: Place, text: str, spec: StudySpec) -> Path:
+    """Write a study file where modules next to the studies are found, and return its path.
 
     Raises:
         UserError: it can't be written.
@@ -97,7 +98,7 @@ def keep(root: Place, text: str, spec: StudySpec) -> Path:
 
 @contextlib.contextmanager
 def temporary_study_file(root: Place, text: str, spec: StudySpec) -> Iterator[Path]:
-    """Write a study file beside the studies, and remove it afterwards. No hidden one: a cluster's upload skips those.
+    """Write a temporary study file next to the studies. It isn't hidden, because a cluster's upload skips hidden files.
 
     Raises:
         UserError: it can't be written.
@@ -115,26 +116,26 @@ def _digest(text: str) -> str:
 
 def _write(root: Place, name: str, text: str) -> Path:
     with output_faults(Path(root.path if root.is_local else tempfile.gettempdir()) / name):
-        # A bucket has no folder here. What is imported from beside a study file must be this user's alone.
+        # A bucket has no local folder. Only this user may write where a study file's modules are imported from.
         folder = Path(root.path) if root.is_local else Path(tempfile.mkdtemp(prefix="sensitivity-"))
         return write_whole(folder / name, text.encode()).path
 
 
 def plan(root: Place, file: Path) -> dict[str, Any]:
-    """Return what ``sensitivity plan --json`` says of a study file.
+    """Return the output of ``sensitivity plan --json`` for a study file.
 
     Raises:
-        UserError: what it says instead, or that it took too long.
+        UserError: the command failed, with its message, or took too long.
     """
-    content: dict[str, Any] = json.loads(answer(["plan", str(file), "--storage", root.uri, "--json"], _PLAN_S))
+    content: dict[str, Any] = json.loads(run_command(["plan", str(file), "--storage", root.uri, "--json"], _PLAN_S))
     return content
 
 
-def answer(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] | None = None) -> str:
-    """Return what the ``sensitivity`` command prints, given `patience` seconds and further variables in `env`.
+def run_command(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] | None = None) -> str:
+    """Return the output of the ``sensitivity`` command, run for at most `patience` seconds with `env` in addition.
 
     Raises:
-        UserError: what it says instead, or that it took too long.
+        UserError: the command failed, with its message, or took too long.
     """
     try:
         done = subprocess.run(
@@ -143,16 +144,16 @@ def answer(arguments: Sequence[str], patience: float, *, env: Mapping[str, str] 
             encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        said = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"
-        raise UserError(said) from None
+        message = f"`sensitivity {arguments[0]}` took more than {patience:.0f} s; try it in a terminal"
+        raise UserError(message) from None
     if done.returncode:
-        said = done.stderr.strip()[-_TAIL:].removeprefix("error: ")
-        raise UserError(said or f"`sensitivity {arguments[0]}` ended without a word")
+        message = done.stderr.strip()[-_TAIL:].removeprefix("error: ")
+        raise UserError(message or f"`sensitivity {arguments[0]}` ended without a message")
     return done.stdout
 
 
 class Started:
-    """The commands that this dashboard has started; they outlive it."""
+    """Commands that this dashboard has started; they survive its end."""
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
@@ -161,7 +162,7 @@ class Started:
         """Start ``sensitivity run``, or another command that writes results, on a study file.
 
         Raises:
-            UserError: it is being run already, or its place can't be reached.
+            UserError: the study is running already, or its directory can't be reached.
         """
         before = self._running.get(spec.name)
         if (before is not None and before[0].poll() is None) or writer_of(root.child(spec.name)) is not None:
@@ -174,24 +175,24 @@ class Started:
                 [*_COMMAND, command, str(file), "--storage", root.uri],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        # Waiting reaps the process when it ends; otherwise it would stay a zombie until a page asks for it.
+        # Waiting reaps the process when it ends; otherwise it would stay a zombie until a page asks for its state.
         threading.Thread(target=process.wait, name=f"waits for {spec.name}", daemon=True).start()
         self._running[spec.name] = (process, log)
 
-    def said(self) -> list[tuple[str, str, str]]:
-        """Return each command's study, whether it runs, and the end of what it printed."""
+    def outputs(self) -> list[tuple[str, str, str]]:
+        """Return the study, the state and the end of the output of each command."""
         found = []
         for name, (process, log) in self._running.items():
             code = process.poll()
             state = "running" if code is None else "done" if code == 0 else f"ended with exit code {code}"
             with log.open("rb") as stream:
-                stream.seek(max(log.stat().st_size - _MOST_LOG_BYTES, 0))
+                stream.seek(max(log.stat().st_size - _MAX_LOG_BYTES, 0))
                 found.append((name, state, stream.read().decode(errors="replace")[-_TAIL:]))
         return found
 
 
 def writer_of(directory: Place) -> Holder | None:
-    """Return who writes a study's results now, or those of its settlement; None where nobody does."""
+    """Return the process that currently writes a study's results, or those of its settlement, or None."""
     return live_holder(directory) or live_holder(settling_place(directory))
 
 
@@ -199,7 +200,7 @@ def stop(directory: Place) -> None:
     """Ask the process that writes a study to stop; it keeps every result.
 
     Raises:
-        UserError: nobody writes it, or not a ``sensitivity`` command of this user's on this machine.
+        UserError: no process writes it, or one that isn't a ``sensitivity`` command of this user on this machine.
     """
     holder = writer_of(directory)
     if holder is None:
@@ -208,19 +209,19 @@ def stop(directory: Place) -> None:
         raise UserError(f"a cluster's job runs it: `sensitivity stop {holder.job}`, with --address if need be")
     if not holder.is_running_here:
         raise UserError(f"another machine or container runs it: stop {holder} there")
-    if not _is_ours(holder.pid):
+    if not _is_sensitivity_process(holder.pid):
         raise UserError(f"process {holder.pid} is not a `sensitivity` command of this user; it is left alone")
     os.kill(holder.pid, signal.SIGTERM)
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether a process is a ``sensitivity`` command of this user's."""
+def _is_sensitivity_process(pid: int) -> bool:
+    """Whether a process is a ``sensitivity`` command of this user."""
     try:
         asked = subprocess.run(
             ["ps", "-ww", "-o", "uid=", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
         )  # fmt: skip
     except FileNotFoundError:
-        raise UserError(f"there is no `ps` here that tells what process {pid} is; stop it with `kill {pid}`") from None
+        raise UserError(f"there is no `ps` here to identify process {pid}; stop it with `kill {pid}`") from None
     uid, _, arguments = asked.stdout.strip().partition(" ")
     words = arguments.split()
     command = any(Path(word).name == "sensitivity" or word.startswith("sensitivity.cli") for word in words)

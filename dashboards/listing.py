@@ -1,7 +1,7 @@
-"""How the table of runs is listed: filters, order, columns, and runs chosen to stand side by side, as an address says.
+"""The state of the table of runs as the address stores it: filters, order, columns, and runs selected for comparison.
 
-A filter of a column is written ``COLUMN:KIND:VALUE``, with a second value for a range, alternatives parted by ``|``;
-filters of several columns, or several of one, hold together. ``page.js`` writes the same text from the grid's model.
+The filter of a column is written ``COLUMN:KIND:VALUE``, with a second value for a range and alternatives separated by
+``|``. All filters must hold, also several of one column. ``page.js`` writes the same text from the grid's model.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 MOST_CHOSEN = 12
-"""Runs side by side: as many as lines can be told apart."""
-_MOST_ITEMS = 64
+"""Largest number of runs side by side: as many lines as a reader can distinguish."""
+_MAX_ITEMS = 64
 _COLUMN = re.compile(r"[^:|\x00-\x1f]{1,110}")
 _VALUE = re.compile(r"[^\x00-\x1f]{1,200}")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -34,7 +34,7 @@ KINDS: Mapping[str, tuple[int, str]] = {
     "blank": (0, "is empty"),
     "notBlank": (0, "is not empty"),
 }
-"""The grid's own names of kinds of filters -> how many values each has, and in words."""
+"""The grid's name of a filter type -> its number of values, and its text."""
 
 
 @dataclass(frozen=True, order=True)
@@ -47,7 +47,7 @@ class Condition:
 
 @dataclass(frozen=True, order=True)
 class Where:
-    """A filter of a column: one of the alternatives holds."""
+    """A filter of a column: at least one of the alternatives must hold."""
 
     column: str
     any_of: tuple[Condition, ...]
@@ -55,27 +55,27 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What of the table is shown; empty is all of it, as it comes."""
+    """The state of the table; the default shows everything in the usual order."""
 
     where: tuple[Where, ...] = ()
     sort: tuple[tuple[str, bool], ...] = ()
-    """Columns, the first decides first, and whether each falls."""
+    """(column, descending) pairs, most significant first."""
     columns: tuple[str, ...] = ()
-    """Shown; none is the usual ones."""
+    """Columns to show; if empty, the usual ones."""
     chosen: tuple[str, ...] = ()
     """Ids of the runs side by side."""
 
 
 def parse_listing(given: Mapping[str, Sequence[str]]) -> Listing:
-    """Return the listing that the values of an address say; what can't be is left out."""
-    where = (parse_where(text) for text in given.get("where", [])[:_MOST_ITEMS])
+    """Return the listing in the values of an address; invalid values are ignored."""
+    where = (parse_where(text) for text in given.get("where", [])[:_MAX_ITEMS])
     sort = {
         text.removesuffix(":desc"): text.endswith(":desc")
-        for text in given.get("sort", [])[:_MOST_ITEMS]
+        for text in given.get("sort", [])[:_MAX_ITEMS]
         if _COLUMN.fullmatch(text.removesuffix(":desc"))
     }
-    columns = [text for text in given.get("column", [])[:_MOST_ITEMS] if _COLUMN.fullmatch(text)]
-    chosen = [text for text in given.get("chosen", [])[:_MOST_ITEMS] if _ID.fullmatch(text)]
+    columns = [text for text in given.get("column", [])[:_MAX_ITEMS] if _COLUMN.fullmatch(text)]
+    chosen = [text for text in given.get("chosen", [])[:_MAX_ITEMS] if _ID.fullmatch(text)]
     return Listing(
         where=tuple(dict.fromkeys(one for one in where if one is not None)),
         sort=tuple(sort.items()),
@@ -88,19 +88,19 @@ def listing_pairs(listing: Listing) -> list[tuple[str, object]]:
     """Return the names and values that `parse_listing` reads."""
     return [
         *(("where", where_text(one)) for one in listing.where),
-        *(("sort", f"{name}:desc" if falls else name) for name, falls in listing.sort),
+        *(("sort", f"{name}:desc" if descending else name) for name, descending in listing.sort),
         *(("column", name) for name in listing.columns),
         *(("chosen", run) for run in listing.chosen),
     ]
 
 
 def parse_where(text: str) -> Where | None:
-    """Return a filter as `where_text` writes it; None where it is none."""
+    """Parse a filter as `where_text` writes it; None if it is invalid."""
     column, _, rest = text.partition(":")
     if not _COLUMN.fullmatch(column):
         return None
     found = []
-    for part in rest.split("|")[:_MOST_ITEMS]:
+    for part in rest.split("|")[:_MAX_ITEMS]:
         kind, *values = (unquote(field) for field in part.split(":"))
         if kind not in KINDS or len(values) != KINDS[kind][0] or not all(map(_VALUE.fullmatch, values)):
             return None
@@ -115,7 +115,7 @@ def where_text(where: Where) -> str:
 
 
 def grid_model(where: Collection[Where], numeric: Collection[str]) -> dict[str, Any]:
-    """Return the grid's model of filters; `numeric` are the columns of numbers."""
+    """Return the grid's filter model; `numeric` are the columns of numbers."""
     model: dict[str, Any] = {}
     for one in where:
         of_numbers = one.column in numeric
@@ -125,7 +125,7 @@ def grid_model(where: Collection[Where], numeric: Collection[str]) -> dict[str, 
         kind = conditions[0]["filterType"]
         several = {"filterType": kind, "operator": "OR", "conditions": conditions}
         own = conditions[0] if len(conditions) == 1 else several
-        if one.column in model:  # as the grid writes two that hold together
+        if one.column in model:  # the grid's format for two filters that must both hold
             before = model[one.column]
             own = {"filterType": kind, "operator": "AND", "conditions": [before, own]}
         model[one.column] = own
@@ -150,11 +150,11 @@ def _condition(condition: Condition, *, of_numbers: bool) -> dict[str, Any] | No
 
 
 def in_words(where: Where, label: str) -> str:
-    """Return a filter as it is read."""
-    said = []
+    """Return a filter in words."""
+    texts = []
     for each in where.any_of:
         words = KINDS[each.kind][1]
-        said.append(" ".join((words, " and ".join(each.operands))).strip())
+        texts.append(" ".join((words, " and ".join(each.operands))).strip())
     same = {each.kind for each in where.any_of} == {"equals"}
-    text = "is " + " or ".join(each.operands[0] for each in where.any_of) if same else " or ".join(said)
+    text = "is " + " or ".join(each.operands[0] for each in where.any_of) if same else " or ".join(texts)
     return f"{label} {text}"

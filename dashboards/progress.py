@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import pandas as pd
 
 _WINDOW_S = 300.0
-"""The rate is that of so many last seconds: an earlier session's pause doesn't count."""
+"""Seconds over which the rate is averaged, so that a pause before the current session doesn't count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Runs a second lately, and the seconds left at that rate; None where nothing tells."""
+    """Recent runs per second, and the seconds left at that rate; None where unknown."""
 
     rate: float
     seconds_left: float | None
 
 
 def pace(times: pd.DataFrame, waiting: int, now: datetime.datetime) -> Pace:
-    """Return the pace of a study from when its results began (``started_at``) and were recorded (``finished_at``).
+    """Return the pace of a study from the times at which its results started and finished.
 
-    Runs are taken to be alike.
+    `times` has the columns ``started_at`` and ``finished_at``. All runs are assumed to take equally long.
     """
     lately = times[(now - times["finished_at"]).dt.total_seconds() < _WINDOW_S]
     if not len(lately):

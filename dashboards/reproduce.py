@@ -1,4 +1,4 @@
-"""Write a study file for a single run: the same trial with the same id as in its study."""
+"""Writes a study file for a single run: the same trial with the same id as in its study."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sensitivity.study.toml_text import toml_text
 from sensitivity.study.trials import expand
 
 _OF_MANY = ("design", "samples", "device_hours", "design_seed")
-"""Fields of an arm that say which configurations it has."""
+"""Fields of an arm that determine its configurations."""
 
 
 def reproduction(loaded: Loaded, run: Mapping[str, Any]) -> str | None:
-    """Return the shell commands that make `run`, a row of runs, anew; None where its study is not known any more."""
+    """Return the shell commands that repeat `run`, a row of runs, or None if its study file isn't known any more."""
     known = loaded.manifest.specs.get(str(run.get("spec_hash")), {}).get("spec")
     spec = known or loaded.spec.model_dump(mode="json")
     optimizer = str(run["optimizer"])

@@ -1,4 +1,4 @@
-"""The table of runs, a page of rows at a time: filtered and sorted here, so that any number of runs can be read."""
+"""The table of runs, one page of rows at a time: filtered and sorted on the server, for any number of runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pandas as pd
 from dashboards.listing import Listing, grid_model
 from sensitivity.store.schema import PARAM_PREFIX, metric_columns
 
-MOST_ROWS = 500
-"""Of one answer."""
+MAX_ROWS = 500
+"""Largest number of rows in one response."""
 
 CHOSEN = "chosen"
-"""Whether a run stands beside others: a column that the table has and no study."""
+"""Column of the table, in no study, that says whether a run is selected for comparison."""
 _LEADING = ("optimizer", "batch_size", "seed", "status")
 _FOLLOWING = (
     "steps", "epochs", "train_seconds", "flops",
@@ -24,11 +24,11 @@ _FOLLOWING = (
 )  # fmt: skip
 _NOTED = ("tags", "note")
 _NEVER = ("traceback",)
-"""Of many lines: the run itself shows it."""
+"""Columns of many lines, which only the page of a run shows."""
 
 
 def columns(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return the usual columns of the table, in order; what no run has is left out."""
+    """Return the usual columns of the table, in order, without those that are empty in every run."""
     params = [
         str(name) for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1
     ]
@@ -38,26 +38,26 @@ def columns(runs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def available(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Return all columns that the table can have: the usual ones, and others that some run has."""
+    """Return all columns that the table can show: the usual ones, and others with a value in some run."""
     usual = columns(runs)
     rest = [str(name) for name in runs if name in _NOTED or (name not in _NEVER and runs[name].notna().any())]
     return tuple(dict.fromkeys((*usual, *rest)))
 
 
 def shown_columns(runs: pd.DataFrame, listing: Listing) -> tuple[str, ...]:
-    """Return the columns that a listing shows, in the order of the table; the usual ones where it names none."""
+    """Return the columns that a listing shows, in the order of the table; by default the usual ones."""
     return tuple(name for name in available(runs) if name in listing.columns) or columns(runs)
 
 
 def listed(runs: pd.DataFrame, listing: Listing) -> pd.DataFrame:
-    """Return the runs that the filters of a listing leave, in its order, with all their columns."""
+    """Return the runs that pass the filters of a listing, in its order, with all their columns."""
     model = grid_model(listing.where, numeric(runs))
-    sort = [{"colId": name, "sort": "desc" if falls else "asc"} for name, falls in listing.sort]
-    return _ordered(_left(runs, model), sort)
+    sort = [{"colId": name, "sort": "desc" if descending else "asc"} for name, descending in listing.sort]
+    return _ordered(_filtered(runs, model), sort)
 
 
 def numeric(runs: pd.DataFrame) -> set[str]:
-    """Return the columns of numbers."""
+    """Return the numeric columns."""
     return {str(name) for name in runs if _is_numeric(runs[name])}
 
 
@@ -66,14 +66,14 @@ def _is_numeric(values: pd.Series[Any]) -> bool:
 
 
 def csv_text(runs: pd.DataFrame, listing: Listing) -> str:
-    """Return the rows and columns that a listing shows as CSV, numbers in full."""
+    """Return the rows and columns that a listing shows as CSV, with full precision."""
     table = listed(runs, listing)[list(shown_columns(runs, listing))]
     text: str = table.to_csv(index=False)
     return text
 
 
 def _metrics(runs: pd.DataFrame) -> list[str]:
-    """Return the columns of metrics: the usual ones, and further ones of the study beside those of their split."""
+    """Return the columns of metrics: the usual ones, and the study's further ones next to those of the same split."""
     known = ("test_accuracy", "train_loss", "test_loss", "train_accuracy")
     return [*known, *(name for name in metric_columns(map(str, runs.columns)) if name not in known)]
 
@@ -81,22 +81,23 @@ def _metrics(runs: pd.DataFrame) -> list[str]:
 def rows_of(
     runs: pd.DataFrame, request: Mapping[str, Any], chosen: Collection[str] = ()
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows that the grid requests, and their total number; filters that aren't understood are ignored.
+    """Return the rows that the grid requests, and the total number of rows; invalid filters are ignored.
 
-    `chosen` are the runs that stand side by side.
+    `chosen` are the runs selected for comparison.
     """
-    left = _ordered(_left(runs, request.get("filterModel")), request.get("sortModel"))
-    start = _whole(request.get("startRow"))
-    stop = min(_whole(request.get("endRow")), start + MOST_ROWS)
+    left = _ordered(_filtered(runs, request.get("filterModel")), request.get("sortModel"))
+    start = _integer(request.get("startRow"))
+    stop = min(_integer(request.get("endRow")), start + MAX_ROWS)
     page = left.iloc[start:stop][list(available(runs))].to_dict("records")
     among = set(chosen)
     return [
-        {CHOSEN: row["trial_id"] in among, **{str(name): _plain(value) for name, value in row.items()}} for row in page
+        {CHOSEN: row["trial_id"] in among, **{str(name): _json_value(value) for name, value in row.items()}}
+        for row in page
     ], len(left)
 
 
-def _left(runs: pd.DataFrame, model: Any) -> pd.DataFrame:
-    """Return the runs that the grid's model of filters leaves."""
+def _filtered(runs: pd.DataFrame, model: Any) -> pd.DataFrame:
+    """Return the runs that pass the grid's filter model."""
     there, left = set(available(runs)), runs
     for name, wanted in (model if isinstance(model, dict) else {}).items():
         if name in there and isinstance(wanted, dict):
@@ -105,14 +106,14 @@ def _left(runs: pd.DataFrame, model: Any) -> pd.DataFrame:
 
 
 def _ordered(runs: pd.DataFrame, sorting: Any) -> pd.DataFrame:
-    """Return the runs as the grid's model of sorting orders them."""
+    """Return the runs in the order of the grid's sort model."""
     there = set(available(runs))
     by = [s for s in (sorting if isinstance(sorting, list) else []) if isinstance(s, dict) and s.get("colId") in there]
     if not by:
         return runs
-    falls = [s.get("sort") == "desc" for s in by]
+    descending = [s.get("sort") == "desc" for s in by]
     names = [s["colId"] for s in by]
-    return runs.sort_values(names, ascending=[not each for each in falls], kind="stable", na_position="last")
+    return runs.sort_values(names, ascending=[not each for each in descending], kind="stable", na_position="last")
 
 
 def _matches(values: pd.Series[Any], wanted: Mapping[str, Any]) -> np.ndarray:
@@ -127,7 +128,7 @@ def _matches(values: pd.Series[Any], wanted: Mapping[str, Any]) -> np.ndarray:
         return empty if kind == "blank" else ~empty
     if wanted.get("filterType") == "number" and _is_numeric(values):
         return _numbers(values.to_numpy(dtype=float), str(kind), given, wanted.get("filterTo"))
-    if values.name == "tags" and kind in ("equals", "notEqual"):  # one of several
+    if values.name == "tags" and kind in ("equals", "notEqual"):  # compare with each tag
         has = values.astype(str).str.casefold().str.split(", ").map(lambda tags: str(given).casefold() in tags)
         return np.asarray(has if kind == "equals" else ~has, dtype=bool)
     return _text(values, str(kind), str(given or "").casefold())
@@ -161,11 +162,11 @@ def _text(values: pd.Series[Any], kind: str, given: str) -> np.ndarray:
     return np.asarray(compare[kind]() if kind in compare else np.ones(len(values)), dtype=bool)
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     return int(value) if isinstance(value, (int, float)) and 0 <= value < 1e9 else 0
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if value is None or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):

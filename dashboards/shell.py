@@ -17,7 +17,7 @@ from dashboards.pages import blocks_of, pages
 from dashboards.site import Site
 
 LIVE_MS = 2_000
-"""How often a page asks whether there are new results."""
+"""Interval in milliseconds at which a page asks for new results."""
 
 
 def layout() -> Component:
@@ -62,7 +62,7 @@ def layout() -> Component:
 
 
 def navigation(site: Site, address: Address) -> list[Component]:
-    """Return the links of an address's neighbours; a study's pages keep its filters."""
+    """Return the navigation links for an address; links to pages of the same study keep its filters."""
     here = (address.study, address.page)
     general = [("studies", "Studies"), ("compare", "Compare"), *([("start", "Start a study")] if site.may_run else [])]
     links = [_link(site, Address(page=name), title, here) for name, title in general]
@@ -86,7 +86,7 @@ def _link(site: Site, address: Address, title: str, here: tuple[str | None, str]
 
 
 def study_title(name: str) -> str:
-    """Return a study's name as it is read."""
+    """Return the display name of a study."""
     return "this study" if name == ROOT_STUDY else name
 
 
@@ -114,11 +114,11 @@ def _dock(page: Page, scene: Scene) -> list[Component]:
     return [html.Aside([place_block(b, scene) for b in page.dock], className="dock", **aria(label="What was chosen"))]
 
 
-def trouble(title: str, text: str) -> list[Component]:
-    """Return a page that says what is wrong."""
-    return [html.H1(title), trouble_note(text)]
+def error_page(title: str, text: str) -> list[Component]:
+    """Return a page with an error message."""
+    return [html.H1(title), error_note(text)]
 
 
-def trouble_note(text: str) -> Component:
-    """Return a paragraph that says what is wrong, in lines as it is written."""
+def error_note(text: str) -> Component:
+    """Return a paragraph with an error message, keeping its line breaks."""
     return html.P(text, className="notice", role="alert", style={"whiteSpace": "pre-wrap"})

@@ -1,4 +1,4 @@
-"""One dashboard: its studies, its results, and what it may do. Callbacks and pages are given it; nothing is global."""
+"""State of one dashboard: its studies, results and permissions, passed to callbacks and pages; nothing is global."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from sensitivity.figures.theme import DARK, LIGHT
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.spec import StudySpec
 
-_MOST_DRAWINGS = 48
+_MAX_FIGURES = 48
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A dashboard over a root."""
+    """The dashboard of one root."""
 
     catalog: Catalog
     prefix: str
-    """Of every address, beginning and ending with a slash."""
+    """Path prefix of every address, beginning and ending with a slash."""
     may_run: bool
     """Whether studies can be started and stopped from the browser."""
     may_note: bool = True
     """Whether notes and tags of runs can be written from the browser."""
     cluster: Cluster | None = None
-    """Where studies can be submitted to."""
+    """Cluster to which studies can be submitted."""
     started: Started = field(default_factory=Started)
-    drawings: Memo = field(default_factory=lambda: Memo(_MOST_DRAWINGS))
-    """Figures as they were drawn, by what they show: going back to a page draws none of them again."""
+    figure_cache: Memo = field(default_factory=lambda: Memo(_MAX_FIGURES))
+    """Cache of drawn figures, by their content, so that returning to a page draws nothing again."""
     compute_queue: ComputeQueue = field(default_factory=ComputeQueue)
 
     def href(self, address: Address) -> str:
-        """Return what is written for an address."""
+        """Return the URL of an address."""
         return self.prefix + path_of(address).removeprefix("/") + search_of(address)
 
     def inner(self, pathname: str | None) -> str:
@@ -49,11 +49,11 @@ class Site:
         path = pathname or "/"
         return "/" + path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
 
-    def expect(self, address: Address) -> None:
+    def preload(self, address: Address) -> None:
         """Start reading a study while the browser is still loading its page."""
 
         def read() -> None:
-            with contextlib.suppress(UserError):  # the page itself will say so
+            with contextlib.suppress(UserError):  # the page itself reports it
                 scene, _ = self.scene(address, None)
                 if address.page == "robustness":
                     _ = scene.results.maps
@@ -62,12 +62,12 @@ class Site:
 
     @contextlib.contextmanager
     def in_turn(self, scene: Scene, block: FigureBlock | TextBlock) -> Iterator[None]:
-        """Hold the compute queue for a block; its slow steps are computed before, each with a turn of its own."""
+        """Hold the compute queue for a block; its slow steps are computed first, each with its own turn."""
         if block.steps:
-            self.compute_queue.give_way()
-            with contextlib.suppress(StorageError):  # the block says it
+            self.compute_queue.wait_for_others()
+            with contextlib.suppress(StorageError):  # the block reports it
                 if scene.results.target is not None and "target" in (block.depends or ()):
-                    scene.results.tables.meeting(*scene.results.target)  # in no turn, for reading holds up nobody
+                    scene.results.tables.meeting(*scene.results.target)  # outside a turn: reading blocks nobody
                 for step in block.steps:
                     with self.compute_queue.take(late=True):
                         step(scene.results)
@@ -78,11 +78,11 @@ class Site:
             yield
 
     def can_run(self, spec: StudySpec) -> bool:
-        """Whether this server may run a study, and has the modules that it names."""
+        """Whether this server may run a study and has the modules that it names."""
         return self.may_run and spec.observed is None and not absent_modules(self.catalog.root, spec)
 
     def scene(self, address: Address, theme: str | None) -> tuple[Scene, tuple[str, ...]]:
-        """Return what a page of a study shows, and what of the address the study doesn't have.
+        """Return what a page of a study shows, with messages on parts of the address that the study doesn't have.
 
         Raises:
             UserError: there is no such study, or it can't be read.

@@ -1,4 +1,4 @@
-"""The strip above every page of a study: its state, its progress, and what can be done next."""
+"""The strip above every page of a study: its state, its progress, and the available actions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
 from sensitivity.study.words import duration
 
-_FATES = ("diverged", "stopped", "failed", "interrupted")
+_OUTCOMES = ("diverged", "stopped", "failed", "interrupted")
 
 
 def register(app: Dash, site: Site, routes: str) -> None:
-    """Connect the strip; `routes` is what the paths of this server begin with."""
+    """Connect the strip; `routes` is the prefix of this server's paths."""
     _shown(app, site)
     _resume(app, site)
     _report(app, site, routes)
@@ -51,22 +51,22 @@ def _shown(app: Dash, site: Site) -> None:
             entry, directory = site.catalog.entry(study), site.catalog.place(study)
             holder = jobs.writer_of(directory)
             own = holder is not None and live_holder(directory) is not None
-        except UserError:  # the page itself says so
+        except UserError:  # the page itself reports it
             return None, ""
         now = datetime.datetime.now(tz=datetime.UTC)
-        said = standing(entry, holder, now, settling=holder is not None and not own)
-        key = f"{study} {said} {holder}"
+        texts = status_texts(entry, holder, now, settling=holder is not None and not own)
+        key = f"{study} {texts} {holder}"
         if key == before:
             raise PreventUpdate
-        return list(_strip(site, entry, holder, said)), key
+        return list(_strip(site, entry, holder, texts)), key
 
 
-def standing(entry: Entry, holder: Holder | None, now: datetime.datetime, *, settling: bool) -> tuple[str, ...]:
-    """Return whether a study runs, its counts, and the time left, a part each."""
+def status_texts(entry: Entry, holder: Holder | None, now: datetime.datetime, *, settling: bool) -> tuple[str, ...]:
+    """Return the state of a study, its counts, and the time left, one text each."""
     total = entry.summary.total
     done = total.planned - total.waiting
     counts = [f"{done:,} of {total.planned:,} runs"]
-    counts += [f"{n:,} {fate}" for fate in _FATES if (n := getattr(total, fate))]
+    counts += [f"{n:,} {outcome}" for outcome in _OUTCOMES if (n := getattr(total, outcome))]
     if holder is None:
         return ("Complete" if entry.summary.complete else "Not running", *counts)
     if settling:
@@ -76,14 +76,14 @@ def standing(entry: Entry, holder: Holder | None, now: datetime.datetime, *, set
 
 
 def _rounded(seconds: float) -> str:
-    """Return a time left without digits that change at every look."""
+    """Return a time left, rounded so that its digits don't change all the time."""
     return duration(round(seconds / 10) * 10) if seconds >= 20 else f"{round(seconds)} s"
 
 
-def _strip(site: Site, entry: Entry, holder: Holder | None, said: tuple[str, ...]) -> Iterator[Component]:
-    state, *counts = said
-    look = "live-badge" if holder is not None else "good" if state == "Complete" else ""
-    yield html.Span(state, className=f"badge {look}", title="" if holder is None else str(holder))
+def _strip(site: Site, entry: Entry, holder: Holder | None, texts: tuple[str, ...]) -> Iterator[Component]:
+    state, *counts = texts
+    badge_class = "live-badge" if holder is not None else "good" if state == "Complete" else ""
+    yield html.Span(state, className=f"badge {badge_class}", title="" if holder is None else str(holder))
     yield html.Span(" · ".join(counts), className="counted")
     if site.may_run and holder is not None:
         yield stop_button(entry.name)
@@ -102,17 +102,17 @@ def _resume(app: Dash, site: Site) -> None:
             raise PreventUpdate
         try:
             spec, root = site.catalog.load(str(asked["study"])).spec, site.catalog.root
-            site.started.start(root, jobs.keep(root, spec.to_toml(), spec), spec)
+            site.started.start(root, jobs.store_study_file(root, spec.to_toml(), spec), spec)
         except UserError as error:
             return str(error)
-        return f"{spec.name} goes on: what is missing of it is run."
+        return f"{spec.name} continues with its missing runs."
 
 
 def _report(app: Dash, site: Site, routes: str) -> None:
     server: Flask = app.server
 
     def report(name: str) -> Response:
-        from sensitivity.report import render_report  # here, as a page needs none of it
+        from sensitivity.report import render_report  # imported here because pages don't need it
 
         try:
             tables = site.catalog.load(name).results.tables
@@ -121,7 +121,7 @@ def _report(app: Dash, site: Site, routes: str) -> None:
         except UserError as error:
             return Response(f"{error}\n", HTTPStatus.NOT_FOUND, mimetype="text/plain")
         made = Response(html_, mimetype="application/octet-stream")
-        made.headers["Content-Disposition"] = "attachment"  # its own scripts are none of this server's
+        made.headers["Content-Disposition"] = "attachment"  # its scripts must not run on this server's origin
         return made
 
     server.add_url_rule(f"{routes}report/<name>.html", "report", report)

@@ -1,4 +1,4 @@
-"""The form of a study file: a field of text for each of its numbers, and back."""
+"""The form of a study file, with a text field for each of its numbers, and the conversion in both directions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIELDS = (
     ("name", "Name of the study"),
     ("description", "Description"),
     ("batch_sizes", "Batch sizes"),
-    ("seeds", "Seeds, a number or a list"),
+    ("seeds", "Seeds: a number or a list"),
     ("problem.dataset", "Data set"),
     ("problem.model", "Model"),
     ("budget.epochs", "Budget: epochs"),
@@ -38,7 +38,7 @@ _FIELDS = (
 
 
 def form_of(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.TextInput], list[str]]:
-    """Return the form of a study file, each mistake beside its field, and the mistakes that have none there."""
+    """Return the form of a study file with each mistake next to its field, and the mistakes that have no field."""
     arms = raw.get("optimizers")
     paths = [(tuple(path.split(".")), label) for path, label in _FIELDS]
     paths += _target_fields(raw)
@@ -66,13 +66,14 @@ def form_of(raw: Mapping[str, Any], mistakes: Sequence[str]) -> tuple[list[dmc.T
 
 
 def _target_fields(raw: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """Return a field for the targets of each metric that runs would be judged by, and of each that has some.
+    """Return a targets field for each metric by which runs can be judged, and for each metric that has targets.
 
-    These are the training loss, and all that is measured on the validation split, or on the test split without one.
+    Runs are judged by the training loss and by what is measured on the validation split, or on the test split if
+    there is no validation split.
     """
     try:
         measured = ProblemSpec.model_validate(raw.get("problem", {})).measured()
-    except ValidationError:  # which is shown beside the field that it is in
+    except ValidationError:  # shown next to the field that causes it
         measured = USUAL
     judged = "validation" if any(metric.on == "validation" for metric in measured) else "test"
     telling = telling_first(
@@ -87,14 +88,14 @@ def _target_fields(raw: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
 
 
 def _table_numbers(raw: Any) -> list[Hyperparameter]:
-    """Return the declared numbers of a study's or an optimizer's tables, and the model's arguments that it gives."""
+    """Return the declared numbers in the tables of a study or an optimizer, and the model arguments that it sets."""
     arguments = value_at(raw, MODEL_ARGUMENTS)
     names = [f"{MODEL_ARGUMENT}{name}" for name in arguments] if isinstance(arguments, Mapping) else []
     return [number for number in map(hyperparameter, (*HYPERPARAMETERS, *names)) if number.table]
 
 
 def _arm_fields(arm: Any) -> tuple[str, ...]:
-    """Return the fields of an optimizer's form: its numbers, as it declares them, and its design."""
+    """Return the fields of an optimizer's form: its declared numbers, and its design."""
     given = arm if isinstance(arm, dict) else {}
     declared = arm_class(given.get("kind"))
     numbers = ["lr"] if declared is None else sorted(declared.number_fields(), key=rank)
@@ -104,12 +105,12 @@ def _arm_fields(arm: Any) -> tuple[str, ...]:
 
 
 def with_form(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study file with the values of its form, by the paths of the fields."""
+    """Return a study file with the values of its form, given by the paths of the fields."""
     filled = copy.deepcopy(dict(raw))
     form = {field.id["path"] for field in form_of(raw, ())[0]}
     for path, value in values.items():
         if path in form:
-            put(filled, json.loads(path), value_of(str(value or "")))
+            set_value(filled, json.loads(path), value_of(str(value or "")))
     return filled
 
 
@@ -119,15 +120,15 @@ def _is_about(mistake: str, path: tuple[str, ...]) -> bool:
 
 
 def value_at(raw: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """Return what stands at `path`; None where nothing does."""
+    """Return the value at `path`, or None if there is none."""
     value: Any = raw
     for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 
-def put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set, or without a value remove, what stands at `path`."""
+def set_value(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set the value at `path`, or remove it if `value` is None."""
     table = raw
     for part in path[:-1]:
         if value is None and part not in table:
@@ -143,17 +144,17 @@ def put(raw: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def shown_text(value: Any) -> str:
-    """Return a value as its field shows it; `value_of` reads it back."""
+    """Return a value as text for its field; `value_of` reads it back."""
     if value is None or isinstance(value, str):
         return value or ""
     return toml_text({"x": [value]}).strip().removeprefix("x = [").removesuffix("]")
 
 
 def value_of(text: str) -> Any:
-    """Return a field's value: TOML where it is, else text; None where it is empty."""
+    """Return the value of a field: parsed as TOML if possible, otherwise as text; None if it is empty."""
     if not text.strip():
         return None
-    for written in (text.strip(), f"[{text.strip()}]" if "," in text else ""):  # a list's brackets may be left out
+    for written in (text.strip(), f"[{text.strip()}]" if "," in text else ""):  # the brackets of a list are optional
         with contextlib.suppress(ValueError, RecursionError):
             return tomllib.loads(f"x = {written}")["x"]
     return text.strip()

@@ -1,4 +1,4 @@
-"""A page that is not of one study."""
+"""A page that doesn't belong to one study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dashboards.address import Address
 
 @dataclass(frozen=True, kw_only=True)
 class TopPage:
-    """Its content, and what changes when that should be renewed."""
+    """Content of a page, and a version that changes when the content should be rebuilt."""
 
     content: Callable[[Address], Any]
     version: Callable[[Address], str]

@@ -6,11 +6,11 @@
     print(study.verdict())
     study.figure("robustness", optimizer="kfac")
 
-`open` reads a study directory; `plan` prices a study, `run` runs it, and `settle` runs what its questions need and no
-more, from a study file, its fields as a dictionary, or a `Study` made in Python; `shutdown` stops the Ray that they
-keep. `import_runs`, `record` and `trials` make study directories of runs that are trained elsewhere. A mistake outside
-this code is a `UserError`. These names, and the attributes of the objects that they give, are stable (docs/python.md).
-The rooms below are not:
+`open` reads a study directory. `plan` prices a study, `run` runs it, and `settle` runs only what its questions need;
+each takes a study file, its fields as a dictionary, or a `Study` made in Python. `shutdown` stops the Ray that they
+keep running. `import_runs`, `record` and `trials` create study directories from runs that are trained elsewhere. A
+mistake of the user raises `UserError`. These names, and the attributes of the objects that they return, are stable
+(docs/python.md). The subpackages are not:
 
     study file -> ``study`` (nouns, plan) -> ``execution`` (Ray) -> ``training`` (packs, ``kfac``)
         -> ``store`` (study directory) -> ``analysis`` -> ``figures`` -> ``report``, ``face``, dashboards
@@ -19,11 +19,11 @@ The rooms below are not:
 * ``study``: study files, designs, trials, packs, statuses, provenance.
 * ``training``: problems, schedules and the training loop over a pack of trials.
 * ``store``: the study directory, append-only Parquet read as tidy tables.
-* ``execution``: the only room that names Ray.
+* ``execution``: the only subpackage that imports Ray.
 * ``analysis``: tables to numbers with intervals.
 * ``figures``: numbers to Plotly figures.
-* ``importing``: runs made elsewhere to study directories.
-* ``report``, ``cli``, ``face``: one static HTML file; the commands; Python.
+* ``importing``: converts runs made elsewhere to study directories.
+* ``report``, ``cli``, ``face``: the static HTML report; the commands; the Python interface.
 
 Importing this module imports none of them: each name is loaded when it is first used.
 """

@@ -26,7 +26,7 @@ from sensitivity.cli.reading import show_verdict
 from sensitivity.figures import catalogue
 from sensitivity.figures.exhibit import computed
 from sensitivity.figures.nothing import NothingToShowError
-from sensitivity.figures.theme import ANY, LIGHT
+from sensitivity.figures.theme import LIGHT, PLACEHOLDER
 from sensitivity.report import write_report
 from sensitivity.report.embed import _content
 from sensitivity.store.directory import place
@@ -114,7 +114,7 @@ def python(root):
                     with contextlib.suppress(NothingToShowError):
                         shown = computed(exhibit, study.results, **options)
                         found[shown.name] = shown
-            made[case] = study, found, functools.cache(lambda name: _content(found[name].figure(ANY)))
+            made[case] = study, found, functools.cache(lambda name: _content(found[name].figure(PLACEHOLDER)))
         return made[case]
 
     return make
@@ -166,7 +166,7 @@ def test_dashboard_and_python_show_the_same_figures_numbers_and_words(case, root
             assert shown.notes == ours.notes
             assert isinstance(block, FigureBlock if shown.exhibit.draw else TextBlock)
             if case == "three" and shown.name in ("robustness-train_loss-kfac", "scaling-steps"):
-                assert _content(shown.figure(ANY)) == drawn(shown.name)
+                assert _content(shown.figure(PLACEHOLDER)) == drawn(shown.name)
     special = {"curves"}  # a page shows the curves of the cells that are clicked
     assert {shown.exhibit.name for shown in found.values()} <= seen | special
 

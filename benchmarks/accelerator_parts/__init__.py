@@ -1,1 +1,1 @@
-"""The parts of ``benchmarks/accelerator.py``: each a module with a function ``run(record, bench)``."""
+"""The parts of ``benchmarks/accelerator.py``: each is a module with a function ``run(record, bench)``."""

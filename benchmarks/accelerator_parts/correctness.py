@@ -1,4 +1,4 @@
-"""Whether the device trains what the host trains, recorded or not, together or alone, and gives its memory back."""
+"""Whether the device trains as the host does, recorded or eager, in packs or alone, and returns its memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFORMING: dict[str, dict[str, Any]] = {
     "kfac ekfac": {"damping": 0.1, "inverse_interval": 5, "damping_form": "exact", "ekfac": True},
     "kfac clipped": {"damping": 0.1, "kl_clip": 1e-3, "weight_decay": 1e-3},
 }
-"""Arms whose losses on the device are compared with those on the host."""
+"""Arms with losses that are compared between the device and the host."""
 
 
 def run(record: Record, on: Workloads) -> None:
@@ -110,7 +110,7 @@ def _lower(on: Workloads, precision: str, tolerance: float, steps: int, arms: Se
 
 
 def _resumed(on: Workloads) -> Mapping[str, Any]:
-    """Train with a member that diverges; save in the middle as a worker does, load on the host, and go on."""
+    """Train with a member that diverges; save halfway as a worker does, load on the host, and continue."""
     arm = {"kind": "kfac", "damping": 0.1, "lr": [1e-3, 1e9, 2e-3]}
     changes = {"budget": {"steps": 48}, "evaluation": {"every_steps": 16}}
     pack, problem = Pack(trials_of(arm, 3, 32, **changes)), on.problem("perceptron")
@@ -155,6 +155,6 @@ def _returned(on: Workloads) -> Mapping[str, Any]:
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
-    """Return the largest difference, relative to the larger of 1 and the value; infinite where one is not finite."""
+    """Return the largest difference, relative to the larger of 1 and the value; infinite if one is not finite."""
     error = float(((one - other).abs() / one.abs().clamp_min(1.0)).max())
     return error if torch.isfinite(one).all() and torch.isfinite(other).all() else float("inf")

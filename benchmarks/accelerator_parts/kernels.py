@@ -1,4 +1,4 @@
-"""Choices that were made without a device, each measured against its alternatives: solves and convolutions."""
+"""Choices that were made without a device, each compared with its alternatives: solves and convolutions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.training.evaluation import evaluate
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Time inverses in four forms, convolutions grouped and one by one, and chunks of an evaluation."""
+    """Time four forms of inverses, grouped and separate convolutions, and chunk sizes of an evaluation."""
     for side, count in ((9, 2),) if on.tiny else ((65, 16), (65, 384), (129, 64), (289, 96), (577, 16), (577, 96)):
         record.case(f"inverses: {count} of side {side}", partial(_inverses, on, side, count))
     for size, batch in ((0, 8),) if on.tiny else ((0, 128), (2**15, 128), (2**40, 128), (0, 1024), (2**40, 1024)):

@@ -1,4 +1,4 @@
-"""Versions, and what the device does at most: the floors of other parts rest on these."""
+"""Versions, and the peak performance of the device, from which other parts compute lower bounds on time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ OPTIONAL = ("numpy", "scipy", "pandas", "pyarrow", "sklearn", "torchvision", "py
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Write down versions, products and copies a second, and the time of a launch."""
+    """Record versions, the rates of products and copies, and the time of a launch."""
     record.case("versions", partial(_versions, on))
     record.case("ceilings", partial(_ceilings, on))
     record.case("launch", partial(_launch, on))
 
 
 def floor_seconds(folder: Path, flops: float, moved: float) -> float:
-    """Return the least time for so much work: by the ceilings that were measured, or by a data sheet's."""
+    """Return the least time for this much work, from the measured peak rates or, without them, from a data sheet's."""
     found = next((case for case in cases_in(folder) if case["case"] == "ceilings"), {})
     peak = 1e12 * float(found.get("float32 TFLOP/s", 50.0))
     return max(flops / peak, moved / (1e12 * float(found.get("copied TB/s", 3.0))))
@@ -78,7 +78,7 @@ def _launch(on: Workloads) -> Mapping[str, Any]:
 
 
 def seconds(work: Callable[[], object], on: Workloads, *, rounds: int = 5) -> float:
-    """Return the time of some work on the device: the quickest of some rounds after a first one."""
+    """Return the time of some work on the device: the fastest of several rounds after a warm-up round."""
     taken = []
     for _ in range(rounds + 1):
         on.wait()

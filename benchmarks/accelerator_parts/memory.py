@@ -1,4 +1,4 @@
-"""What a plan says of memory against what the allocator takes, of batches of 16,384 in ghost batches."""
+"""Memory predicted by a plan compared with what the allocator takes, for batches of 16,384 in ghost batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sensitivity.training.pack_training import PackTraining
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Compare for both arms and some packs; then see that a pack too large is refused, and the next one trains."""
+    """Compare for both arms and some packs; then check that too large a pack is refused and the next one trains."""
     for arm in ("sgd", "kfac 10/100"):
         for members in (2,) if on.tiny else (4, 16):
             record.case(
@@ -60,7 +60,7 @@ def _planned(on: Workloads, arm: str, members: int) -> Mapping[str, Any]:
 
 
 def _too_large(on: Workloads) -> Mapping[str, Any]:
-    """Leave the device little memory, so that running out of it takes no time."""
+    """Leave the device little memory, so that it runs out of memory quickly."""
     problem, trials = on.problem("resnet20"), trials_of(ARMS["sgd"], 64, 512)
     whole = torch.cuda.get_device_properties(on.device).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 4 * 2**30) / whole)

@@ -1,4 +1,4 @@
-"""Packs of 1, 4, 16 and 64, eager and recorded, over one trial after the other, beside the floor by bytes and FLOPs."""
+"""Packs of 1, 4, 16 and 64, eager and recorded, relative to one trial at a time and to the floor by bytes and FLOPs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CASES = (
 )
 TINY = (("perceptron", 8, "kfac 1/10"), ("resnet20", 8, "sgd"), ("transformer", 8, "sgd"))
 _WHOLE = 1024
-"""Examples up to which a batch is differentiated as a whole."""
+"""Largest batch that is differentiated as a whole."""
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Time each case in packs that grow until they gain nothing more, or don't fit."""
+    """Time each case in growing packs until they gain nothing more, or don't fit."""
     for model, batch, arm in TINY if on.tiny else CASES:
         ghost = GHOST if batch > _WHOLE else None
         rates: list[float] = []
@@ -65,7 +65,7 @@ class _Case:
 
 
 def _timed(record: Record, on: Workloads, case: _Case, alone: float) -> Mapping[str, Any]:
-    """Time the steps of a pack; `alone` are the steps a second of one trial after the other."""
+    """Time the steps of a pack; `alone` is the number of steps per second of one trial at a time."""
     problem, trials = on.problem(case.model), trials_of(ARMS[case.arm], case.members, case.batch)
     if on.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -80,7 +80,7 @@ def _timed(record: Record, on: Workloads, case: _Case, alone: float) -> Mapping[
         "trial-steps/s": rate,
         "over one at a time": rate / alone if alone else 1.0,
     }
-    if not case.recorded:  # what a recording does is the same
+    if not case.recorded:  # a recording does the same
         traffic = Traffic()
         with traffic:
             bench.step()
@@ -93,7 +93,7 @@ def _timed(record: Record, on: Workloads, case: _Case, alone: float) -> Mapping[
 
 
 class Traffic(ObserverMode):
-    """Counts operations that are no views, and the bytes that they read and write."""
+    """Counts operations that are not views, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

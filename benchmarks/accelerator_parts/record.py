@@ -1,4 +1,4 @@
-"""What a part of the benchmark found: written after every case, so that a call that is cut off leaves what it had."""
+"""Record of a part of the benchmark, written after every case, so that an interrupted run keeps what it has."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ JSON, MARKDOWN = "accelerator.json", "accelerator.md"
 
 @dataclass
 class Record:
-    """The record of one part, in a folder that all parts share."""
+    """The record of one part, in a folder shared by all parts."""
 
     folder: Path
     part: str
     ends: float
-    """Monotonic time after which no case is begun."""
+    """Monotonic time after which no case is started."""
 
     @property
     def left(self) -> float:
-        """Seconds until no further case is begun."""
+        """Seconds until no further case is started."""
         return self.ends - time.monotonic()
 
     def case(self, name: str, work: Callable[[], Mapping[str, Any]], *, takes: float = 0.0) -> Mapping[str, Any] | None:
-        """Do some work and write what it returns; `ok` among that is a verdict. An exception is a case that failed.
+        """Run `work` and record what it returns; its key `ok` is the verdict. An exception makes the case a failure.
 
-        Work that would likely take longer than is left is written down as skipped.
+        Work that would likely take longer than the time left is recorded as skipped.
         """
         if self.left < takes:
             self._add(name, {"skipped": f"{self.left:.0f} s left, and it takes about {takes:.0f}"}, 0.0)
@@ -40,7 +40,7 @@ class Record:
         try:
             found = work()
             values = dict(found)
-        except Exception as error:  # the next case may do
+        except Exception as error:  # the next case may succeed
             place = traceback.extract_tb(error.__traceback__)[-1]
             reason = (str(error).splitlines() or [""])[0][:300]
             where = f"{Path(place.filename).name}:{place.lineno}"
@@ -56,13 +56,13 @@ class Record:
 
 
 def cases_in(folder: Path) -> list[dict[str, Any]]:
-    """Return the cases that are written so far."""
+    """Return the cases recorded so far."""
     file = folder / JSON
     return json.loads(file.read_text()) if file.is_file() else []
 
 
 def write(folder: Path, cases: list[dict[str, Any]]) -> None:
-    """Write all cases, as JSON and as tables, each file whole or not at all."""
+    """Write all cases as JSON and as tables; each file is written whole or not at all."""
     for name, text in ((JSON, json.dumps(cases, indent=1)), (MARKDOWN, _markdown(cases))):
         new = folder / f".{name}"
         new.write_text(text)

@@ -1,4 +1,4 @@
-"""A recording that fails on purpose, and what the process can still do: in a process of its own, which may be lost."""
+"""A graph recording that fails on purpose, and what the process can still do; runs in a process that may be lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sensitivity.training.recorded_steps import CudaGraphs
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Ask for a number while recording; then train, empty the cache, and record again by hand."""
+    """Request a number during a recording; then train, empty the cache, and record again by hand."""
     if on.device.type == "cpu":
         record.case("a failed recording", lambda: {"not on a host": "it has no graphs"})
         return

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: launches, copies, products, convolutions, solves, and waiting, by torch's profiler."""
+"""Time of a step by kind, from torch's profiler: launches, copies, products, convolutions, solves, and waiting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES = (("perceptron", 32, "kfac 1/10", 16), ("resnet20", 128, "sgd", 4), ("res
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Profile a period of steps, eager and recorded."""
+    """Profile one period of steps, eager and recorded."""
     for model, batch, arm, members in CASES[:1] if on.tiny else CASES:
         for recorded in (False,) if on.device.type == "cpu" else (False, True):
             name = f"{model}, {batch}, {arm}, pack of {members}, {'recorded' if recorded else 'eager'}"

@@ -1,4 +1,4 @@
-"""A small study, planned and trained as the product does: how far two optimizers scale with batch size on digits."""
+"""A small study, planned and trained as the product does: scaling of two optimizers with batch size on digits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.training.problems import load_problem
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Train every cell of both arms at three batch sizes, in packs of the size that calibration chooses."""
+    """Train every cell of both arms at three batch sizes, in packs of the calibrated size."""
     points, seeds, epochs, batches = (2, 1, 1, [256]) if on.tiny else (8, 2, 20, [32, 128, 512])
     for name, arm in {
         "sgd": {"kind": "sgd", "momentum": 0.9, "lr": {"log": [1e-3, 1.0], "points": points}},

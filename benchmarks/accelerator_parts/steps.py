@@ -1,4 +1,4 @@
-"""What a step of K-FAC costs over one of SGD and of AdamW, a pack of one, and a plain PyTorch loop beside it."""
+"""Cost of a K-FAC step relative to SGD, AdamW and a plain PyTorch loop, in packs of one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCHES = {"resnet20": 128, "wide perceptron": 512, "transformer": 64}
 
 
 def run(record: Record, on: Workloads) -> None:
-    """Time steps of every arm for three models."""
+    """Time the steps of every arm for three models."""
     for model, batch in BATCHES.items():
         batch = 8 if on.tiny else batch
         plain = record.case(f"{model}, {batch}: a plain loop with SGD", partial(_plain, on, model, batch))

@@ -1,4 +1,4 @@
-"""What the parts train: data of fixed seeds on the device, models, arms, and packs that take steps of them."""
+"""Workloads of the parts: data with fixed seeds on the device, models, arms, and packs that take steps."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "kfac 10/100": {"kind": "kfac", "damping": 0.1, "factor_interval": 10, "inverse_interval": 100},
     "kfac 1/1": {"kind": "kfac", "damping": 0.1, "inverse_interval": 1},
 }
-"""By name; of K-FAC the steps between new factors and between new inverses."""
+"""Arms by name; for K-FAC the name gives the steps between factor updates and between inversions."""
 
 
 @dataclass(frozen=True)
 class Workloads:
-    """Problems on a device; `tiny` ones for a test on the host."""
+    """Problems on a device; `tiny` ones are for a test on the host."""
 
     device: torch.device
     tiny: bool
@@ -62,7 +62,7 @@ class Workloads:
             loss=cross_entropy,
             has_classes=True,
             outputs=WORDS if name == "transformer" else CLASSES,
-            shipped=True,  # each of them does the same in every pass, and draws no random numbers
+            shipped=True,  # each does the same in every pass, without random numbers
         )
 
     def _data(self, name: str, examples: int) -> Dataset:
@@ -95,13 +95,13 @@ class Workloads:
 
 
 def _little() -> nn.Module:
-    """Return what stands for ResNet-20 in a test: convolutions and normalisation that vmap computes together."""
+    """Return a replacement of ResNet-20 for a test: convolutions and normalisation that vmap computes together."""
     layers = (nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, CLASSES))
     return nn.Sequential(*layers)
 
 
 def trials_of(arm: dict[str, Any], members: int, batch_size: int, **changes: Any) -> tuple[Trial, ...]:
-    """Return as many trials of an arm, which differ in their learning rate."""
+    """Return `members` trials of an arm that differ in their learning rate."""
     lr: Any = {"log": [1e-3, 1e-2], "points": members} if members > 1 else 1e-3
     raw = {
         "name": "accelerator",
@@ -126,7 +126,7 @@ class Bench:
         augment: bool = False,
         lr_scale: float = 0.0,
     ) -> None:
-        """Take steps at `lr_scale` times the trials' learning rates; at 0 they change no parameter."""
+        """Prepare steps at `lr_scale` times the trials' learning rates; at 0 they change no parameter."""
         seeds = [trial.seed for trial in trials]
         self.model = PackedModel(problem.build_model, seeds, products=problem.products, shipped=True)
         self.optimizer = make_optimizer(Pack(tuple(trials)), self.model, problem)
@@ -136,11 +136,11 @@ class Bench:
         self._scale, self._count = lr_scale, iter(range(10**9))
 
     def step(self) -> Tensor:
-        """Take a step, and return the losses before it; they are good until the next step."""
+        """Take a step, and return the losses before it; they are valid until the next step."""
         return self.steps.take(step=next(self._count), lr_scale=self._scale)[0]
 
     def losses(self, steps: int) -> Tensor:
-        """Return the losses ``[steps, trials]`` of so many steps."""
+        """Return the losses ``[steps, trials]`` of `steps` steps."""
         return torch.stack([self.step().double().clone() for _ in range(steps)]).cpu()
 
     def warm(self, seconds: float) -> None:
@@ -153,7 +153,7 @@ class Bench:
 
 
 def step_seconds(bench: Bench, wait: Callable[[], None], *, least_s: float) -> float:
-    """Return the time of an average step: the quickest of some whole periods of the optimizer's updates."""
+    """Return the mean time of a step: the fastest of several whole periods of the optimizer's updates."""
     period, taken = max(bench.optimizer.period, 10), list[float]()
     bench.warm(10 * least_s)
     wait()
@@ -168,7 +168,7 @@ def step_seconds(bench: Bench, wait: Callable[[], None], *, least_s: float) -> f
 
 @contextlib.contextmanager
 def eager() -> Iterator[None]:
-    """Let packs that are made inside record nothing."""
+    """Disable recording for packs that are created inside the block."""
     before, CudaGraphs.failed = CudaGraphs.failed, True
     try:
         yield

@@ -10,14 +10,14 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return [now, now, now === "dark" ? "Light" : "Dark"];
     },
     arrive: function (pathname, search, shown, arrived) {
-      // An address that the page does not follow by itself.
+      // An address that the page can't follow by itself.
       if (follows(pathname, search, shown, arrived)) return dash_clientside.no_update;
       return { path: pathname, search: search || "", arrival: arrived ? arrived.arrival + 1 : 1 };
     },
     ask: function (search, version, theme, pathname, shown, arrived, asks) {
-      // Ask for those blocks anew of which something else is shown now: so much of the address, a version, a theme.
+      // Request the blocks whose content has changed: their part of the address, the version, or the theme.
       const none = dash_clientside.no_update;
-      if (!follows(pathname, search, shown, arrived)) return asks.map(() => none); // another page is on its way
+      if (!follows(pathname, search, shown, arrived)) return asks.map(() => none); // another page is loading
       const asked = new URLSearchParams(search);
       return asks.map(function ({ of, themed, key }) {
         const names = of || [...new Set(asked.keys())].sort();
@@ -26,12 +26,12 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       });
     },
     opened: function (clicks, ask, before) {
-      // The rows of a block's data: asked for while they are open, anew with the block.
+      // The rows of a block's data: requested while they are open, together with the block.
       const none = dash_clientside.no_update, open = Boolean(clicks % 2);
       return open ? [ask.key, "true"] : before ? [null, "false"] : [none, none];
     },
     follow: function (search, pathname, shown, arrived, links) {
-      // Links to the study's other pages keep what is chosen, but for the run that a drawer shows.
+      // Links to the study's other pages keep the selection, except the run that a drawer shows.
       if (!follows(pathname, search, shown, arrived)) return links.map(() => dash_clientside.no_update);
       const asked = new URLSearchParams(search);
       asked.delete("run");
@@ -39,14 +39,14 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
     mark: function (search) {
       if (pending && pending.to === (search || "")) pending = null; // the page has it
-      // A letter on each chosen cell, wherever a figure has it; again whenever the figure has been drawn anew.
+      // A letter on each selected cell, in every figure that has it; added again whenever the figure is redrawn.
       const asked = new URLSearchParams(search);
       const letters = [["A", asked.get("cell")], ["B", asked.get("beside")]];
       window.sensitivityMark(letters);
       return dash_clientside.no_update;
     },
     choose: function (clicks, slots, search, shown) {
-      // A click on a map chooses cell A or B, as the switch stands, or with Shift cell B; both stand in the address.
+      // A click on a map selects cell A or B, depending on the switch, or with Shift cell B; both are in the address.
       const asked = new URLSearchParams(latest(search));
       const second = slots[0] === "b" || window.sensitivityShift;
       if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
@@ -62,7 +62,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return written(search, asked, shown);
     },
     apply: function (change, search, shown) {
-      // What a control asked the server for: its own difference, in the address as it is now.
+      // The server's answer to a control: only the control's own change, applied to the current address.
       const now = new URLSearchParams(latest(search)), from = new URLSearchParams(change.from), to = new URLSearchParams(change.to);
       new Set([...from.keys(), ...to.keys()]).forEach(function (name) {
         if (from.getAll(name).join("\n") === to.getAll(name).join("\n")) return;
@@ -74,7 +74,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return [text, other ? Object.assign({}, next, { "other blocks": "yes" }) : next];
     },
     table: function (data, id) {
-      // The rows of a figure's data: built here, for a component a cell keeps a browser busy for seconds.
+      // The rows of a figure's data: built here, because a component per cell would block a browser for seconds.
       const place = document.getElementById(JSON.stringify({ name: id.name, type: id.type }));
       place.replaceChildren();
       if (!data) return "data";
@@ -103,7 +103,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return "data open";
     },
     refresh: function (version, search, before) {
-      // Rows in view are asked for again, scroll and selection stay; what the grid itself has asked for, it has.
+      // Request the visible rows again, keeping scroll and selection; rows that the grid requested itself are current.
       const asked = new URLSearchParams(search);
       const grid = gridOf(), chosen = asked.getAll("chosen");
       if (grid && chosen.join() !== ticked) tick(grid, chosen);
@@ -114,7 +114,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return now;
     },
     listed: function (request, changes, columns, removed, usual, search, shown) {
-      // Filters, order, ticks and columns of the table of runs, as an address says them (listing.py).
+      // Filters, order, ticks and columns of the table of runs, in the format of an address (listing.py).
       const asked = new URLSearchParams(latest(search));
       const put = function (name, values) {
         asked.delete(name);
@@ -139,7 +139,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
           put("chosen", chosen.filter((one) => one !== run));
         } else if (each.prop_id.includes('"columns"')) {
           const grid = gridOf(), now = columns.flat();
-          if (!grid) return; // the boxes are there before the table is
+          if (!grid) return; // the checkboxes exist before the table does
           const all = grid.getColumns().map((column) => column.getColId()).filter((name) => name !== "chosen");
           grid.setColumnsVisible(all.filter((name) => now.includes(name)), true);
           grid.setColumnsVisible(all.filter((name) => !now.includes(name)), false);
@@ -150,7 +150,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return written(search, asked, shown);
     },
     quick: function () {
-      // A button of a status or a tag adds it to the filter of its column, or takes it away; one of a filter removes it.
+      // The button of a status or tag adds it to the filter of its column or removes it; a filter's button removes it.
       const which = dash_clientside.callback_context.triggered.find((each) => each.value);
       const grid = gridOf();
       if (!which || !grid) return dash_clientside.no_update;
@@ -164,8 +164,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return dash_clientside.no_update;
     },
     open: function (cell, opened, drawn, search, shown) {
-      // A click on a row opens its run, and the drawer's own button closes the run that it shows. That the page has
-      // closed the drawer, which shows none then, says nothing of a run that was clicked meanwhile.
+      // A click on a row opens its run, and the drawer's own button closes the run that it shows. If the page closed
+      // the drawer, which then shows no run, a run that was clicked in the meantime stays open.
       const asked = new URLSearchParams(latest(search));
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen") asked.set("run", each.value.rowId);
@@ -183,16 +183,16 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
 });
 
 function follows(pathname, search, shown, arrived) {
-  // Whether the page that stands is of this address, and no other is on its way. What a control wrote is in `shown`, and
-  // that the page consists of other blocks for it.
+// Whether the current page belongs to this address and no other page is loading. `shown` contains what a control wrote,
+// and whether the page has other blocks because of it.
   if (!shown || !arrived || shown.arrival !== arrived.arrival || "other blocks" in shown) return false;
   return shown.path === pathname && shown.search === (search || "");
 }
 
 const MOST_CHOSEN = 12; // as in listing.py
 
-// What the boxes of the table of runs last wrote to the address. Where it says something else, they follow it: a run was
-// removed with its button, or one went back. They don't follow their own, which a tick that came meanwhile is ahead of.
+// What the checkboxes of the table of runs last wrote to the address. If the address differs, they follow it, because a
+// run was removed with its button, or the reader went back. They don't follow their own change, which may be outdated.
 let ticked = "";
 function tick(grid, chosen) {
   ticked = chosen.join();
@@ -202,9 +202,9 @@ function tick(grid, chosen) {
   });
 }
 
-// An address that was written and that the page does not have yet: what is done meanwhile goes on from it.
+// An address that was written and that the page does not have yet; further changes start from it.
 let pending = null;
-addEventListener("popstate", () => { pending = null; }); // the reader has gone back, perhaps before the page had it
+addEventListener("popstate", () => { pending = null; }); // the reader went back, perhaps before the page had it
 function latest(search) {
   return pending && pending.from === (search || "") ? pending.to : search;
 }
@@ -218,7 +218,7 @@ function written(search, asked, shown) {
 }
 
 function gridOf() {
-  // The table of runs, once it is there.
+  // The table of runs, once it exists.
   try {
     const grid = document.getElementById("runs") && dash_ag_grid.getApi("runs");
     return grid && !grid.isDestroyed() ? grid : null;
@@ -228,7 +228,7 @@ function gridOf() {
 }
 
 function filtersOf(model) {
-  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives parted by "|"; those that hold together apart.
+  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives separated by "|"; one text per condition
   const text = (one) =>
     [one.type, ...[one.filter, one.filterTo].filter((v) => v !== null && v !== undefined).map((v) => encodeURIComponent(v).replace(/%20/g, " "))].join(":");
   return Object.keys(model).flatMap(function (column) {
@@ -239,7 +239,7 @@ function filtersOf(model) {
 }
 
 (function () {
-  const chosen = new WeakMap(); // the point of each figure that the keyboard stands on
+  const chosen = new WeakMap(); // the point of each figure at the keyboard's cursor
 
   function cells(figure) {
     const found = [];
@@ -265,13 +265,13 @@ function filtersOf(model) {
         });
       }
     });
-    const seen = new Map(); // a cell may be a point of several traces; the one with words counts
+    const seen = new Map(); // a cell may be a point of several traces; use the one with text
     found.forEach((cell) => { if (!seen.has(cell.id) || cell.text) seen.set(cell.id, cell); });
     return [...seen.values()];
   }
 
-  // Plotly looks at most every 50 ms where the pointer is, not while a button is down, and tells a click by what it saw
-  // last: the cell that the pointer has just left, or none. So it forgets as the button goes up, and then looks anew.
+  // Plotly checks the pointer at most every 50 ms, not while a button is down, and locates a click by its last check:
+  // the cell that the pointer has just left, or none. So reset it when the button goes up, and let it check again.
   let pressed = null;
   document.addEventListener("mousedown", function (event) {
     window.sensitivityShift = event.shiftKey;
@@ -286,9 +286,9 @@ function filtersOf(model) {
   let shown = null, wrapped = false;
   const watched = new WeakSet();
 
-  function resizeOnce() {
-    // Dash has a figure resized as its place is laid out and again as it gets its height. Plotly waits before it does so,
-    // and then draws all of what is there by that time: so an empty figure is resized at once, and one that fits never.
+  function avoidRedraws() {
+    // Dash resizes a figure when its place is laid out and again when it has its height. Plotly waits 100 ms before each
+    // resize and then redraws everything. So an empty figure is resized at once, and one that fits is left alone.
     const resize = Plotly.Plots.resize;
     const fits = (figure) => ["width", "height"].every(
       (extent) => Math.abs(parseFloat(getComputedStyle(figure)[extent]) - figure._fullLayout[extent]) < 1
@@ -307,7 +307,7 @@ function filtersOf(model) {
   new MutationObserver(function () {
     document.querySelectorAll(".choosable .js-plotly-plot").forEach(function (figure) {
       if (watched.has(figure) || !figure.on) return;
-      if (!wrapped) resizeOnce();
+      if (!wrapped) avoidRedraws();
       wrapped = true;
       watched.add(figure);
       figure.on("plotly_afterplot", () => mark(figure));
@@ -330,8 +330,8 @@ function filtersOf(model) {
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   function mark(figure) {
-    // A frame around each chosen cell and the keyboard's, with a letter: elements over the figure, for Plotly draws all
-    // of a figure again when an annotation of it changes.
+    // A frame around each selected cell and the keyboard's, with a letter: elements over the figure, because Plotly
+    // redraws a whole figure when one of its annotations changes.
     const place = figure.querySelector(".svg-container");
     if (!place) return;
     const letters = marks.filter(([, id]) => id);
@@ -346,7 +346,7 @@ function filtersOf(model) {
       made.className = letter ? "mark" : "mark cursor";
       for (const [kind, side, extent] of [["x", "left", "width"], ["y", "top", "height"]]) {
         const own = axis(kind), at = own.l2p(cell[kind]);
-        if (at < 0 || at > own._length) return; // beyond a panel that was zoomed into
+        if (at < 0 || at > own._length) return; // outside a zoomed panel
         const length = cell.grid ? Math.max(Math.abs(own.l2p(1) - own.l2p(0)), 14) : 22;
         made.style[side] = `${own._offset + at - length / 2}px`;
         made.style[extent] = `${length}px`;
@@ -385,7 +385,7 @@ function filtersOf(model) {
     if (figure && figure._fullData) setTimeout(() => mark(figure)); // without its cursor
   });
 
-  // Paper is white and narrow: figures are made smaller where they are wider.
+  // Paper is white and narrow: wider figures are scaled down.
   addEventListener("beforeprint", function () {
     document.querySelectorAll(".canvas").forEach(function (canvas) {
       const plot = canvas.querySelector(".js-plotly-plot");

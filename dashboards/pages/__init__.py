@@ -1,6 +1,6 @@
-"""The pages of a study, in the order of the navigation, and the blocks that they are made of.
+"""The pages of a study, in the order of the navigation, and their blocks.
 
-A page names sections of the catalogue; an exhibit that no page names is on the last one, so that each has a place.
+A page names sections of the catalogue; exhibits that no page names are on the last one, so each is shown somewhere.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pages() -> dict[str, Page]:
     named = {part for page in _PAGES for part in page.parts}
     left = [e for e in catalogue.EXHIBITS if e.name not in named and e.section not in named]
     parts = tuple(dict.fromkeys(exhibit.section for exhibit in left))
-    more = Page(name="more", title="More", lead="What else there is to see of this study.", parts=parts)
+    more = Page(name="more", title="More", lead="Further figures and tables of this study.", parts=parts)
     return {page.name: page for page in (*_PAGES, *((more,) if parts else ()))}
 
 
@@ -79,7 +79,7 @@ def blocks_of(page: Page, scene: Scene) -> Iterator[Block]:
 
 
 def block_of(page: Page, scene: Scene, name: str) -> FigureBlock | TextBlock | None:
-    """Return the block of that name; None where the page has none."""
+    """Return the block with this name, or None if the page has none."""
     named = (
         block for block in (*blocks_of(page, scene), *page.dock, *page.further) if not isinstance(block, FixedBlock)
     )
@@ -87,7 +87,7 @@ def block_of(page: Page, scene: Scene, name: str) -> FigureBlock | TextBlock | N
 
 
 def _exhibits(page: Page) -> Iterator[Exhibit[Any]]:
-    """Yield the exhibits of a page: of a section, those that stand nowhere else."""
+    """Yield the exhibits of a page; a section contributes those that are shown nowhere else."""
     apart = {part for one in _PAGES for part in one.parts} - _sections()
     for part in page.parts:
         for exhibit in catalogue.EXHIBITS:
@@ -101,7 +101,7 @@ def _sections() -> set[str]:
 
 
 def _head(name: str, scene: Scene, *, titled: bool) -> Iterator[FixedBlock]:
-    """Yield the title of a section, where the page has several, and how to read what is in it."""
+    """Yield the title of a section, if the page has several, and how to read the section."""
     section = next((section for section in SECTIONS if section.name == name), None)
     section = section or Section(name=name, title=name.capitalize(), short=name)
     introduction = section.introduction(scene.results)

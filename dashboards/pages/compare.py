@@ -1,4 +1,4 @@
-"""Compare studies: results side by side, what differs between the files, maps on one colour scale, differences."""
+"""Compare studies: results side by side, differences of study files, maps on one colour scale, and map differences."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.metrics import METRICS, USUAL, Metric
 from sensitivity.study.words import duration
 
-MOST = 4
-"""Studies on a page."""
+MAX_STUDIES = 4
+"""Largest number of studies on a page."""
 
 
 def compare_page(site: Site) -> TopPage:
@@ -42,7 +42,7 @@ def compare_page(site: Site) -> TopPage:
         return [
             html.H1("Compare studies"),
             html.P(
-                f"Up to {MOST} studies: results, study files, maps on one colour scale, and the differences of maps.",
+                f"Up to {MAX_STUDIES} studies: results, study files, maps on one colour scale, and map differences.",
                 className="lead",
             ),
             html.Section(
@@ -52,7 +52,7 @@ def compare_page(site: Site) -> TopPage:
                         label="Studies",
                         data=list(site.catalog.places()),
                         value=list(address.others),
-                        maxValues=MOST,
+                        maxValues=MAX_STUDIES,
                         size="xs",
                         miw=320,
                         clearable=True,
@@ -94,7 +94,7 @@ def register(app: Dash, site: Site) -> None:
     )
     def choose(names: list[str] | None, metric: str, pathname: str, search: str) -> dict[str, str | int | bool]:
         address = parse(site.inner(pathname), search)
-        others = tuple(name for name in names or () if name in site.catalog.places())[:MOST]
+        others = tuple(name for name in names or () if name in site.catalog.places())[:MAX_STUDIES]
         chosen = metric if isinstance(metric, str) and metric != "test_accuracy" else None
         written = search_of(replace(address, others=others).under(metric=chosen))
         if address.page != "compare" or written == search_of(address):
@@ -109,12 +109,12 @@ def register(app: Dash, site: Site) -> None:
         scenes, faults = _scenes(site, address, None)
         notices = [html.P(fault, className="notice") for fault in faults]
         if not scenes:
-            return notices or html.P("Choose two studies or more.", className="notice")
+            return notices or html.P("Choose two or more studies.", className="notice")
         return [*notices, *(place_block(block, scene) for scene, block in _blocks(scenes))]
 
 
 def found(site: Site, address: Address, theme: str | None, name: str) -> tuple[Scene, FigureBlock | TextBlock | None]:
-    """Return the block of that name of a comparison, and its scene; nothing happens where there is none."""
+    """Return the block of a comparison with this name, and its scene; if there is none, cancel the update."""
     scenes, _ = _scenes(site, address, theme)
     for scene, block in _blocks(scenes):
         if block.name == name:
@@ -123,24 +123,24 @@ def found(site: Site, address: Address, theme: str | None, name: str) -> tuple[S
 
 
 def _metrics(site: Site, address: Address) -> tuple[Metric, ...]:
-    """Return the metrics of the studies that are compared; the usual ones where none is chosen yet."""
+    """Return the metrics of the compared studies; the usual ones if no study is chosen yet."""
     found: list[Metric] = []
-    for name in address.others[:MOST]:
-        with contextlib.suppress(UserError):  # the comparison says what is wrong with it
+    for name in address.others[:MAX_STUDIES]:
+        with contextlib.suppress(UserError):  # the comparison reports the error
             found += site.catalog.load(name).spec.measured()
     return tuple(dict.fromkeys((*(found or USUAL), METRICS["test_accuracy"])))
 
 
 def _scenes(site: Site, address: Address, theme: str | None) -> tuple[list[Scene], list[str]]:
-    """Return a scene for each study, and what is wrong with the others."""
+    """Return a scene for each study, and the error messages of the others."""
     scenes, faults = [], []
     view = View(metric=address.view.metric or METRICS["test_accuracy"].name)
-    for name in address.others[:MOST]:
+    for name in address.others[:MAX_STUDIES]:
         try:
             scenes.append(site.scene(Address(page="robustness", study=name, view=view), theme)[0])
         except UserError as error:
             faults.append(str(error))
-    version = " ".join(scene.version for scene in scenes)  # the colour scale is of all
+    version = " ".join(scene.version for scene in scenes)  # all studies share the colour scale
     return [replace(scene, version=version) for scene in scenes], faults
 
 
@@ -177,7 +177,7 @@ def _blocks(scenes: Sequence[Scene]) -> list[tuple[Scene, FigureBlock | TextBloc
 
 
 def _difference(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any]:
-    """Return the difference of a study's maps of an optimizer from those of the first study."""
+    """Return the difference between a study's maps of an optimizer and those of the first study."""
     first = scenes[0].results
     if scene.results.metric != first.metric:
         raise NothingToShowError(f"{scene.results.spec.name} has no {first.metric.label}.")
@@ -185,7 +185,7 @@ def _difference(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Comput
 
 
 def _show(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any]:
-    """Return an optimizer's robustness maps on the colour scale of all studies with the metric."""
+    """Return an optimizer's robustness maps on the common colour scale of all studies that have the metric."""
     asked = [one.results.metric for one in scenes if one.results.view.metric is not None]
     metric = (asked or [scenes[0].results.metric])[0]
     if scene.results.metric != metric:
@@ -196,14 +196,14 @@ def _show(scenes: Sequence[Scene], optimizer: str, scene: Scene) -> Computed[Any
 
 
 def _files(scenes: Sequence[Scene]) -> Component:
-    """Return what differs between the study files."""
+    """Return the differences between the study files."""
     specs = [scene.results.spec for scene in scenes]
     found = spec_differences(specs)
-    heading = html.H2("What differs between the study files")
+    heading = html.H2("Differences between the study files")
     if not found:
-        return html.Section([heading, html.P("Nothing but their names.", className="note")], className="card")
+        return html.Section([heading, html.P("Only their names differ.", className="note")], className="card")
     table = Table(
-        caption="Fields of the study files that are not the same; a dash where a file has none.",
+        caption="Fields in which the study files differ; a dash means that a file has no such field.",
         header=("field", *(spec.name for spec in specs)),
         rows=[[one.field, *(value or "–" for value in one.values)] for one in found],
         text_columns=len(specs) + 1,
@@ -213,12 +213,12 @@ def _files(scenes: Sequence[Scene]) -> Component:
 
 _QUANTITIES = (
     "completed", "diverged", "waiting", "best median", "cells within tolerance",
-    "robust region, decades a dimension", "device time",
+    "robust region, decades per dimension", "device time",
 )  # fmt: skip
 
 
 def _table(scenes: Sequence[Scene]) -> Component:
-    """Return the results of each optimizer and batch size, studies in columns."""
+    """Return the results of each optimizer and batch size, with studies in columns."""
     of_study = [_results(scene) for scene in scenes]
     groups = dict.fromkeys(key for found in of_study for key in found)
     rows = [
@@ -260,7 +260,7 @@ def _results(scene: Scene) -> dict[tuple[str, int], dict[str, str]]:
             "cells within tolerance": "–"
             if map_ is None
             else f"{sum(c.in_region for c in map_.cells):,} of {len(map_.cells):,}",
-            "robust region, decades a dimension": "–"
+            "robust region, decades per dimension": "–"
             if decades is None or not decades.known
             else number(decades.value, 3),
             "device time": duration(tally.train_seconds + tally.eval_seconds),

@@ -1,4 +1,4 @@
-"""Overview: the study's answers, from what they were found, and how far it is."""
+"""Overview: the study's answers, the evidence for them, and its progress."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from dashboards.actions import proposed, runs_here
-from dashboards.blocks import Page, Scene, TextBlock, aria, listed
+from dashboards.actions import can_run_here, proposal_item
+from dashboards.blocks import Page, Scene, TextBlock, aria, folded_list
 from dashboards.exhibits import chosen_key
 from sensitivity.analysis.names import merged
 from sensitivity.figures.exhibit import PAIR, pair_of
@@ -19,7 +19,7 @@ from sensitivity.figures.verdict_words import Answer, answers
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.words import duration
 
-_MOST = 3
+_MAX_ITEMS = 3
 
 
 def _verdict(scene: Scene) -> Any:
@@ -30,16 +30,16 @@ def _verdict(scene: Scene) -> Any:
     refused = [html.P(caution.text, className="notice") for caution in results.why_not]
     ledger = results.tables.ledger
     ended = ledger is not None and ledger.settlement is not None and not ledger.settlement.stopped
-    settles = runs_here(scene) and not ended and any(answer.answer == "undetermined" for answer in found)
-    said = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
-    beware = [html.H2("Before you conclude"), listed(said, _MOST)] if said else []
+    settles = can_run_here(scene) and not ended and any(answer.answer == "undetermined" for answer in found)
+    texts = merged(caution.text for caution in (*results.look_cautions, *results.cautions))
+    cautions = [html.H2("Before you conclude"), folded_list(texts, _MAX_ITEMS)] if texts else []
     return html.Section(
         [
             *on,
             *refused,
             html.Div([_answer(scene, answer, at) for at, answer in enumerate(found)], className="answers"),
             *(_settle_button(scene) if settles else []),
-            html.Div(beware, className="card verdict") if beware else None,
+            html.Div(cautions, className="card verdict") if cautions else None,
         ]
     )
 
@@ -50,10 +50,10 @@ def _target(scene: Scene) -> str:
 
 
 def _answer(scene: Scene, answer: Answer, at: int) -> Component:
-    ways = [proposed(scene, way, f"answer-{at}") for way in answer.settle]
+    ways = [proposal_item(scene, way, f"answer-{at}") for way in answer.settle]
     why = [
         html.P(answer.role, className="note"),
-        *([listed(answer.reasons, len(answer.reasons))] if answer.reasons else []),
+        *([folded_list(answer.reasons, len(answer.reasons))] if answer.reasons else []),
         *([html.H4("What would settle it"), html.Ul(ways, className="ways")] if ways else []),
     ]
     return html.Article(
@@ -77,7 +77,7 @@ def _gauge(found: Gauge) -> Component:
         [span("band", found.band), html.Span(className="equal"), span("interval", found.interval), *value],
         className="line",
         role="img",
-        **aria(label=found.said),
+        **aria(label=found.alt_text),
     )
     ends = html.Div([html.Span(found.left), html.Span("equal"), html.Span(found.right)], className="ends")
     return html.Div([line, ends], className="gauge")
@@ -89,7 +89,7 @@ def _settle_button(scene: Scene) -> list[Component]:
             [
                 html.Button("Settle it", id="settle", className="main-button"),
                 html.Span(
-                    "Runs what these questions need until each has an answer, kept apart from the study's own runs."
+                    "Runs what these questions need until each has an answer, separate from the study's own runs."
                     f" {settling_price(scene.results)}",
                     className="note",
                 ),
@@ -103,11 +103,11 @@ def _settle_button(scene: Scene) -> list[Component]:
 def _spent(scene: Scene) -> Any:
     summary = scene.results.summary
     spent = duration(summary.total.train_seconds + summary.total.eval_seconds)
-    said = (
+    sentence = (
         f"{spent} of device time so far, evaluations included; {duration(summary.elapsed_seconds)} from the first start"
         " to the last result."
     )
-    return html.P(said, className="note")
+    return html.P(sentence, className="note")
 
 
 _VERDICT = TextBlock(
@@ -120,7 +120,7 @@ _SPENT = TextBlock(name="spent", content=_spent, depends=("filters",))
 OVERVIEW = Page(
     name="overview",
     title="Overview",
-    lead="What was found, and from how much.",
+    lead="What was found, and on how much evidence.",
     parts=("answers", "settling", "best-cells", "targets", "status"),
     before={"verdict": (_VERDICT,), "status": (_SPENT,)},
 )

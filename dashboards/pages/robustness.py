@@ -1,4 +1,4 @@
-"""Robustness: maps over the hyperparameter plane; a click on a cell shows its learning curves and its seeds."""
+"""Robustness: maps over the hyperparameter plane; clicking a cell shows its learning curves and its seeds."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _ASK = {
 
 
 def curves_exhibit(name: str, subject: str, optimizers: Sequence[str]) -> Exhibit[Sequence[CellCurves]]:
-    """Return the exhibit of the learning curves of a cell that is chosen in a page, for half the page's width.
+    """Return the exhibit of the learning curves of a cell selected on a page, at half the page's width.
 
-    `optimizers` are all of the study's, in its order, so that each has the colour that it has elsewhere.
+    `optimizers` are all optimizers of the study, in its order, so that each has the same colour as elsewhere.
     """
 
     def draw(curves: Sequence[CellCurves], theme: Theme) -> go.Figure:
         figure: go.Figure = draw_curves(curves, theme=theme, subject=subject, optimizers=optimizers)
-        said = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)
-        return figure.update_layout(title_subtitle_text=said)
+        subtitle = str(figure.layout.title.subtitle.text).replace(" · bold", "<br>bold", 1)
+        return figure.update_layout(title_subtitle_text=subtitle)
 
     return Exhibit(
         name=name, section="", title=f"Learning curves of {subject}", compute=tuple, draw=draw, data=curve_data,
@@ -54,7 +54,7 @@ def _curves(slot: Slot, scene: Scene) -> Computed[Any]:
         raise NothingToShowError(_ASK[slot])
     curves = scene.results.cell_curves(cell_id)
     if not curves:
-        raise NothingToShowError("The cell in the address is none of this study's.")
+        raise NothingToShowError("The cell in the address is not in this study.")
     if not curves[0].epochs:
         raise NothingToShowError("No run of this cell has a learning curve.")
     return Computed(
@@ -72,7 +72,7 @@ def _slots(scene: Scene) -> Component:
             html.Span("A click on a map chooses", className="label", id="slot-label"),
             dmc.SegmentedControl(
                 id={"type": "slot", "name": "slot"},
-                data=[{"value": "a", "label": "cell A"}, {"value": "b", "label": "cell B, beside it"}],
+                data=[{"value": "a", "label": "cell A"}, {"value": "b", "label": "cell B, next to it"}],
                 value=scene.address.slot,
                 size="xs",
                 **aria(labelledby="slot-label"),

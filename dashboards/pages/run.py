@@ -1,4 +1,4 @@
-"""One run with all that is known of it, in a drawer beside the table of runs."""
+"""One run with everything known about it, in a drawer next to the table of runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from sensitivity.study.annotations import Noted, parse_tags
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.words import duration
 
-_MOST_LINES = 200
-"""Of a run's log."""
+_MAX_LINES = 200
+"""Largest number of lines of a run's log."""
 
 
 def drawer(scene: Scene) -> Component:
@@ -53,7 +53,7 @@ def register(app: Dash, site: Site) -> None:
 
 
 def scene_of(site: Site, pathname: str, search: str) -> Scene:
-    """Return the scene of an address of the page of runs; nothing happens on another page."""
+    """Return the scene of an address of the page of runs; on another page, cancel the update."""
     address = parse(site.inner(pathname), search)
     if address.page != "runs" or address.study is None:
         raise PreventUpdate
@@ -97,15 +97,15 @@ def _show(app: Dash, site: Site) -> None:
             return True, html.P("This study has no such run.", className="notice"), "Run", {"run": scene.address.run}
         run = {str(name): value for name, value in rows.iloc[0].items()}
         now = {"run": run["trial_id"], "finished_at": str(run["finished_at"])}
-        if now == before:  # new results are of other runs; zoom and scroll stay
+        if now == before:  # the new results are of other runs; keep zoom and scroll
             raise PreventUpdate
         title = f"{optimizer_name(str(run['optimizer']))}, batch size {run['batch_size']:,}, seed {run['seed']}"
-        noted = site.catalog.noted(scene.loaded.name, str(run["trial_id"]))
+        noted = site.catalog.note_of(scene.loaded.name, str(run["trial_id"]))
         return True, _run(scene, run, noted, may_note=site.may_note), title, now
 
 
 def _rows(scene: Scene) -> pd.DataFrame:
-    """Return the row of the run that the drawer shows; none without one."""
+    """Return the row of the run that the drawer shows; no row if none is open."""
     runs = scene.loaded.runs
     return runs[runs["trial_id"] == scene.address.run]
 
@@ -142,7 +142,7 @@ def _run(scene: Scene, run: Mapping[str, Any], noted: Noted, *, may_note: bool) 
         *_log(scene, str(run["trial_id"])),
         place_block(CURVE, scene),
         html.Div(_notes(str(run["trial_id"]), noted) if may_note else _read(noted), id="run-notes"),
-        html.H2("Reproduce it"),
+        html.H2("Reproduce this run"),
         html.Pre(command, tabIndex="0")
         if command
         else html.P("The study file that made this run isn't kept, so no command is known.", className="note"),
@@ -157,16 +157,16 @@ def _run(scene: Scene, run: Mapping[str, Any], noted: Noted, *, may_note: bool) 
 
 
 def _log(scene: Scene, run: str) -> list[Component]:
-    """Return the last lines of a run that is being recorded; nothing where it keeps no log."""
+    """Return the last lines of the log of a run that is being recorded; empty if it has no log."""
     try:
-        text = read_lines(scene.loaded.directory, run, _MOST_LINES)
+        text = read_lines(scene.loaded.directory, run, _MAX_LINES)
     except StorageError as error:
         text = str(error)
     return [html.Details([html.Summary("Log"), html.Pre(text, tabIndex="0")])] if text else []
 
 
-def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None = None) -> list[Component]:
-    """Return the form of what is noted of a run, or what was typed into it."""
+def _notes(run: str, noted: Noted, message: str = "", typed: tuple[str, str] | None = None) -> list[Component]:
+    """Return the form for a run's note and tags, with what was typed into it if it was not saved."""
     note, tags = typed or (noted.note, ", ".join(noted.tags))
     return [
         html.H2("Notes"),
@@ -180,7 +180,7 @@ def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None
         html.Div(
             [
                 html.Button("Save", id="save-note", className="quiet"),
-                html.Span(said, id="saved", role="status", className="note"),
+                html.Span(message, id="saved", role="status", className="note"),
             ],
             className="settle",
         ),
@@ -189,7 +189,7 @@ def _notes(run: str, noted: Noted, said: str = "", typed: tuple[str, str] | None
 
 
 def _read(noted: Noted) -> list[Component]:
-    """Return what is noted of a run, where nobody may write."""
+    """Return a run's note and tags as text, where writing is not allowed."""
     if not (noted.note or noted.tags):
         return []
     tags = [html.P(f"Tags: {', '.join(noted.tags)}", className="note")] if noted.tags else []
@@ -238,7 +238,7 @@ def _noting(app: Dash, site: Site) -> None:
             now = Noted(note=str(before.get("note", "")), ids=tuple(seen), tags=tuple(had))
             return _notes(run, now, str(error).replace("\n", ". "), (text, tags or "")), no_update
         site.catalog.renew(name)
-        return _notes(run, site.catalog.noted(name, run), "Saved in the study directory."), site.catalog.version(name)
+        return _notes(run, site.catalog.note_of(name, run), "Saved in the study directory."), site.catalog.version(name)
 
 
 def _facts(title: str, pairs: Sequence[tuple[str, object]]) -> Component:

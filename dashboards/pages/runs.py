@@ -1,4 +1,4 @@
-"""Runs: every planned run in a table, those chosen side by side, and figures of what the table shows."""
+"""Runs: every planned run in a table, selected runs side by side, and figures of the runs in the table."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from sensitivity.study.spec import StudySpec
 
 _GROUPS = ("Settings", "Results", "How it ran", "Notes")
 _COSTS = ("status", "steps", "epochs", "train_seconds", "eval_seconds", "flops", "message")
-_MOST_TAGS = 12
+_MAX_TAGS = 12
 _STATUSES = (
     Status.COMPLETED, Status.DIVERGED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED, Status.PENDING,
 )  # fmt: skip
-"""As they are offered."""
+"""In the order in which they are offered."""
 
 
 def _grid(scene: Scene) -> Component:
     runs, listing = scene.loaded.runs, scene.address.listing
     shown = shown_columns(runs, listing)
-    sort = {name: ("desc" if falls else "asc", at) for at, (name, falls) in enumerate(listing.sort)}
+    sort = {name: ("desc" if descending else "asc", at) for at, (name, descending) in enumerate(listing.sort)}
     model = grid_model([one for one in listing.where if one.column in available(runs)], numeric(runs))
     return html.Section(
         [
@@ -84,8 +84,8 @@ def _grid(scene: Scene) -> Component:
                 style={"height": "460px"},
             ),
             html.P(
-                "Click a row, or press Enter on it, to open the run. The heads of columns sort and filter; the address"
-                " keeps what is shown.",
+                "Click a row, or press Enter on it, to open the run. Column headers sort and filter; the address"
+                " stores what is shown.",
                 className="note",
             ),
             dcc.Store(id="refreshed"),
@@ -97,7 +97,7 @@ def _grid(scene: Scene) -> Component:
 
 
 def _tick() -> dict[str, Any]:
-    """Return the column that chooses runs to stand side by side."""
+    """Return the column that selects runs to compare side by side."""
     return {
         "field": CHOSEN,
         "headerName": "",
@@ -135,7 +135,7 @@ def _column(runs: pd.DataFrame, name: str, spec: StudySpec) -> dict[str, Any]:
 
 
 def _picker(runs: pd.DataFrame, spec: StudySpec, shown: tuple[str, ...]) -> Component:
-    """Return the boxes that show and hide columns, a group a kind."""
+    """Return the checkboxes that show and hide columns, grouped by kind."""
     groups: dict[str, list[str]] = {group: [] for group in _GROUPS}
     for name in available(runs):
         groups[_group(name)].append(name)
@@ -213,7 +213,7 @@ def _table(app: Dash, site: Site) -> None:
         text = csv_text(scene.results.runs, scene.address.listing)
         return {"content": text, "filename": f"{scene.loaded.spec.name}-runs.csv", "type": "text/csv"}
 
-    # What is sorted, filtered, ticked and shown is an address at once, as a choice of a cell is.
+    # Sorting, filtering, ticking and showing columns change the address in the browser, as does choosing a cell.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "listed"),
         Output("url", "search", allow_duplicate=True),
@@ -256,10 +256,10 @@ def _filters(app: Dash, site: Site) -> None:
 
 
 def _filter_row(scene: Scene) -> Component:
-    """Return buttons for each status and tag with how many runs have it, and the other filters that are set."""
+    """Return buttons for each status and tag, with their numbers of runs, and for the other filters that are set."""
     runs, where = scene.results.runs, scene.address.listing.where
     left = len(listed(runs, scene.address.listing)) if where else len(runs)
-    said = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
+    counted = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
     counts = runs["status"].value_counts()
     statuses = [(status.value, int(counts[status.value])) for status in _STATUSES if status.value in counts]
     tags = Counter(tag for text in runs["tags"].unique() if text for tag in parse_tags(text))
@@ -267,7 +267,7 @@ def _filter_row(scene: Scene) -> Component:
         tags[tag] = int(runs["tags"].str.split(", ").map(lambda found, tag=tag: tag in found).sum())
     buttons = [
         *(_quick("status", name, f"{name} {count:,}", where, dot=True) for name, count in statuses),
-        *(_quick("tags", tag, f"{tag} {count:,}", where) for tag, count in tags.most_common(_MOST_TAGS)),
+        *(_quick("tags", tag, f"{tag} {count:,}", where) for tag, count in tags.most_common(_MAX_TAGS)),
     ]
     offered = {(c, v) for c, names in (("status", dict(statuses)), ("tags", tags)) for v in names}
     others = [one for one in where if one.column in available(runs) and not _is_quick(one, offered)]
@@ -281,7 +281,7 @@ def _filter_row(scene: Scene) -> Component:
         )
         for one in {one.column: one for one in others}.values()
     ]
-    return html.Div([*buttons, *chips, html.Span(said, className="counted", role="status")], className="quick")
+    return html.Div([*buttons, *chips, html.Span(counted, className="counted", role="status")], className="quick")
 
 
 def _is_quick(where: Where, offered: set[tuple[str, str]]) -> bool:
@@ -311,7 +311,7 @@ _FIRST: tuple[Block, ...] = (
 RUNS = Page(
     name="runs",
     title="Runs",
-    lead="Every planned run, and all that is known of it.",
+    lead="Every planned run, with everything known about it.",
     parts=("scatter", "slices", "timeline", "parallel", "runs"),
     first=_FIRST,
     further=(run.CURVE,),

@@ -1,4 +1,4 @@
-"""The button of the overview that settles a study (``overview``)."""
+"""The button on the overview that settles a study (``overview``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dash.exceptions import PreventUpdate
 
 from dashboards import jobs
 from dashboards.address import Address, parse
-from dashboards.shell import trouble_note
+from dashboards.shell import error_note
 from dashboards.site import Site
 from sensitivity.study.errors import UserError
 
@@ -29,12 +29,12 @@ def register(app: Dash, site: Site) -> None:
             raise PreventUpdate
         try:
             spec, root = site.catalog.load(study).spec, site.catalog.root
-            site.started.start(root, jobs.keep(root, spec.to_toml(), spec), spec, command="settle")
+            site.started.start(root, jobs.store_study_file(root, spec.to_toml(), spec), spec, command="settle")
         except UserError as error:
-            return trouble_note(str(error))
+            return error_note(str(error))
         return html.P(
             [
-                "Settling. What it does, and what it costs, is listed below as it goes; ",
+                "Settling. Its steps and their costs are listed below as they happen; ",
                 dcc.Link("Start", href=site.href(Address(page="start"))),
                 " shows what it prints.",
             ],

@@ -1,4 +1,4 @@
-"""Chosen runs side by side on the page of runs: their learning curves, and a table of what differs."""
+"""Selected runs side by side on the page of runs: their learning curves, and a table of their differences."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def _table(scene: Scene) -> Any:
     try:
         found = _differences(scene).result
     except NothingToShowError:
-        return None  # the curves say it
+        return None  # the curves report it
     ids = [str(run) for run in found.runs["trial_id"]]
     alike = [f"{found.label(name)} {found.values(name)[0]}" for name in found.alike]
     rows = [["", *(_tools(scene, run, place) for place, run in enumerate(ids, 1))]]
     rows += [[found.label(name), *found.values(name)] for name in found.differing]
     table = Table(
-        caption="What differs between the chosen runs.",
+        caption="Differences between the chosen runs.",
         header=("run", *(str(place) for place in range(1, len(ids) + 1))),
         rows=rows,
         text_columns=len(ids) + 1,
@@ -46,7 +46,7 @@ def _table(scene: Scene) -> Any:
     return [
         html.H2("Side by side"),
         html_table(table),
-        html.Details([html.Summary(f"{len(alike):,} alike in all"), html.P("; ".join(alike), className="note")])
+        html.Details([html.Summary(f"{len(alike):,} the same in all"), html.P("; ".join(alike), className="note")])
         if alike and len(ids) > 1
         else None,
     ]
@@ -74,7 +74,7 @@ CHOSEN_BLOCKS: tuple[FigureBlock | TextBlock, ...] = (
     ),
     TextBlock(
         name="differences",
-        label="What differs between the chosen runs",
+        label="Differences between the chosen runs",
         content=_table,
         show=_differences,
         depends=("metric", "chosen"),

@@ -14,9 +14,9 @@ from dashboards import jobs
 from dashboards.address import Address, parse
 from dashboards.blocks import html_table
 from dashboards.cluster import Cluster
-from dashboards.shell import trouble_note
+from dashboards.shell import error_note
 from dashboards.site import Site
-from dashboards.study_form import form_of, put, value_of, with_form
+from dashboards.study_form import form_of, set_value, value_of, with_form
 from dashboards.top import TopPage
 from sensitivity.analysis.remedies import Edit
 from sensitivity.figures.labels import optimizer_name
@@ -30,7 +30,7 @@ from sensitivity.study.words import duration
 
 _FIRST = "shipped: quickstart"
 _STUDY = "study: "
-"""Begins the name of a source that is a study's own file."""
+"""Prefix of the name of a source that is a study's own file."""
 
 
 def start_page(site: Site) -> TopPage:
@@ -91,29 +91,29 @@ def start_page(site: Site) -> TopPage:
             ),
         ]
 
-    return TopPage(content=content, version=lambda _: repr(site.started.said()))
+    return TopPage(content=content, version=lambda _: repr(site.started.outputs()))
 
 
 def _copy(site: Site, name: str, edits: Sequence[Edit] = ()) -> str:
-    """Return a study's file under another name, and with `edits`; UserError where it can't be read."""
+    """Return a study's file with another name and with `edits`; raise UserError if it can't be read."""
     spec = site.catalog.load(name).spec
     text = spec.model_copy(update={"name": f"{spec.name}-copy"}).to_toml()
     if not edits:
         return text
     raw = parse_toml(text, source=name)
     for path, value in edits:
-        put(raw, path, value_of(value))
+        set_value(raw, path, value_of(value))
     return toml_text(raw)
 
 
 def _changes(site: Site, address: Address) -> str:
-    """Say what of a study's file is changed."""
+    """Describe the changes to a study's file."""
     made = [f"{'.'.join(path)} = {value}" for path, value in address.edits if value and path != ("name",)]
     made += [f"no {'.'.join(path)}" for path, value in address.edits if not value]
     changed = f" with {', '.join(made)}" if made else ""
     own = site.catalog.load(address.others[0]).spec.name
     same = (("name",), f'"{own}"') in address.edits
-    adds = " Started, it adds to that study, and keeps the runs that still belong to it." if same else ""
+    adds = " Starting it adds to that study and keeps the runs that still belong to it." if same else ""
     return f"The file of {address.others[0]}{changed}.{adds}"
 
 
@@ -157,7 +157,7 @@ def _editing(app: Dash, site: Site) -> None:
             edits = asked.edits if source in [f"{_STUDY}{name}" for name in asked.others[:1]] else ()
             try:
                 return _copy(site, str(source).removeprefix(_STUDY), edits) if found is None else read_study(found.path)
-            except UserError as error:  # shown where the file would be
+            except UserError as error:  # shown in place of the file
                 return "".join(f"# {line}\n" for line in str(error).splitlines())
         try:
             raw = parse_toml(text, source="study")
@@ -178,37 +178,37 @@ def _editing(app: Dash, site: Site) -> None:
         raw, spec, mistakes = jobs.read_text(text or "")
         as_they_are = [no_update] * len(names)
         if not raw:
-            return no_update, as_they_are, _told(mistakes)
+            return no_update, as_they_are, _mistake_list(mistakes)
         fields, left = form_of(raw, mistakes)
-        told = _judged(site, spec, left)
+        message = _validation_message(site, spec, left)
         there = [(name["path"], value_of(str(value or ""))) for name, value in zip(names, values, strict=True)]
         if there == [(field.id["path"], value_of(field.value)) for field in fields]:
-            # The fields say so already: replacing them would disturb typing.
-            return no_update, [field.error for field in fields], told
-        return fields, as_they_are, told
+            # The fields show this already: replacing them would disturb typing.
+            return no_update, [field.error for field in fields], message
+        return fields, as_they_are, message
 
 
-def _judged(site: Site, spec: StudySpec | None, mistakes: Sequence[str]) -> Component:
-    """Return what there is to say of a study file as a whole."""
+def _validation_message(site: Site, spec: StudySpec | None, mistakes: Sequence[str]) -> Component:
+    """Return the message on a study file as a whole."""
     if spec is None:
-        return _told(mistakes or ("See the messages beside the fields.",))
+        return _mistake_list(mistakes or ("See the messages next to the fields.",))
     absent = jobs.absent_modules(site.catalog.root, spec)
-    return _told(absent) if absent else html.P(f"A valid study of {size(spec)}.", className="note good")
+    return _mistake_list(absent) if absent else html.P(f"A valid study of {size(spec)}.", className="note good")
 
 
 def size(spec: StudySpec) -> str:
-    """Say how many runs a study has at most; of a search that time alone ends, nobody knows."""
+    """Return the number of runs of a study in words; a search limited by time alone has no known number."""
     runs = sum(arm.most_cells() for arm in spec.optimizers.values()) * len(spec.batch_sizes) * len(spec.seeds)
     timed = [name for name, arm in spec.optimizers.items() if arm.open_ended]
     counted = [f"{runs:,} runs"] if runs else []
     return " and ".join(counted + [f"as many of {optimizer_name(name)} as its device-hours allow" for name in timed])
 
 
-def _told(mistakes: Sequence[str]) -> Component:
+def _mistake_list(mistakes: Sequence[str]) -> Component:
     return html.Ul([html.Li(mistake) for mistake in mistakes], className="mistakes")
 
 
-def _asked(button: str) -> bool:
+def _was_pressed(button: str) -> bool:
     """Whether a button was pressed; otherwise the study file changed, and earlier messages no longer apply."""
     return any(one["prop_id"] == f"{button}.n_clicks" and one["value"] for one in callback_context.triggered)
 
@@ -221,13 +221,13 @@ def _running(app: Dash, site: Site) -> None:
         prevent_initial_call=True,
     )
     def price(clicks: int | None, text: str | None) -> Any:
-        if not _asked("plan"):
+        if not _was_pressed("plan"):
             return None
         _, spec, mistakes = jobs.read_text(text or "")
         if spec is None:
-            return _told(mistakes)
+            return _mistake_list(mistakes)
         try:
-            return _priced(jobs.plan(site.catalog.root, jobs.keep(site.catalog.root, text or "", spec)))
+            return _priced(jobs.plan(site.catalog.root, jobs.store_study_file(site.catalog.root, text or "", spec)))
         except UserError as error:
             return html.Pre(str(error), tabIndex="0")
 
@@ -239,15 +239,15 @@ def _running(app: Dash, site: Site) -> None:
         prevent_initial_call=True,
     )
     def start(clicks: int | None, text: str | None, version: str | None) -> Any:
-        if _asked("start"):
+        if _was_pressed("start"):
             _, spec, mistakes = jobs.read_text(text or "")
             if spec is None:
-                return _told(mistakes)
+                return _mistake_list(mistakes)
             try:
-                site.started.start(site.catalog.root, jobs.keep(site.catalog.root, text or "", spec), spec)
+                site.started.start(site.catalog.root, jobs.store_study_file(site.catalog.root, text or "", spec), spec)
             except UserError as error:
-                return [html.P(str(error), className="notice"), *_said(site)]
-        return _said(site)
+                return [html.P(str(error), className="notice"), *_command_outputs(site)]
+        return _command_outputs(site)
 
 
 def _submitting(app: Dash, site: Site, cluster: Cluster) -> None:
@@ -258,15 +258,15 @@ def _submitting(app: Dash, site: Site, cluster: Cluster) -> None:
         prevent_initial_call=True,
     )
     def submit(clicks: int | None, text: str | None) -> Any:
-        if not _asked("submit"):
+        if not _was_pressed("submit"):
             return None
         _, spec, mistakes = jobs.read_text(text or "")
         if spec is None:
-            return _told(mistakes)
+            return _mistake_list(mistakes)
         try:
             job = cluster.submit(text or "", spec)
         except UserError as error:
-            return trouble_note(str(error))
+            return error_note(str(error))
         link = dcc.Link("Studies", href=site.href(Address()))
         return html.P([f"Submitted as job {job}. It appears under ", link, " once it has begun."], className="good")
 
@@ -284,23 +284,23 @@ def _priced(content: Mapping[str, Any]) -> Component:
         ]
         for line in content["lines"]
     ]
-    header = ("optimizer", "batch size", "runs to do", "steps a run", "ms a step", "pack", "device time")
-    said = (
+    header = ("optimizer", "batch size", "runs to do", "steps per run", "ms per step", "pack", "device time")
+    summary = (
         f"About {duration(content['device_seconds'])} of device time, less where runs diverge:"
         f" {duration(content['wall_seconds'])} with"
         f" {content['workers']} workers."
     )
     table = Table(caption="The plan's price.", header=header, rows=rows, text_columns=1)
-    return html.Div([html.P(said, className="strong"), html_table(table)])
+    return html.Div([html.P(summary, className="strong"), html_table(table)])
 
 
-def _said(site: Site) -> list[Component]:
+def _command_outputs(site: Site) -> list[Component]:
     return [
         html.Article(
             [
                 html.H2([dcc.Link(name, href=site.href(Address(page="overview", study=name))), f": {state}"]),
-                html.Pre(text or "It has said nothing yet.", tabIndex="0"),
+                html.Pre(text or "No output yet.", tabIndex="0"),
             ]
         )
-        for name, state, text in site.started.said()
+        for name, state, text in site.started.outputs()
     ]

@@ -1,4 +1,4 @@
-"""Studies: every study below the root, how far it is, and what it has cost."""
+"""Studies: every study below the root, its progress and its cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dashboards.blocks import aria
 from dashboards.catalog import Entry
 from dashboards.cluster import Job
 from dashboards.progress import pace
-from dashboards.shell import study_title, trouble_note
+from dashboards.shell import error_note, study_title
 from dashboards.site import Site
 from dashboards.top import TopPage
 from sensitivity.figures.labels import optimizer_name
@@ -46,7 +46,7 @@ def studies_page(site: Site) -> TopPage:
 
 
 def _version(site: Site) -> str:
-    """Return a token that changes with any study, and every few seconds while one runs."""
+    """Return a token that changes with any study, and every few seconds while one is running."""
     parts = []
     for name in site.catalog.places():
         try:
@@ -83,7 +83,7 @@ def register(app: Dash, site: Site) -> None:
             )
         now = datetime.datetime.now(tz=datetime.UTC)
         fault = "" if site.cluster is None else site.cluster.fault
-        return [*([trouble_note(fault)] if fault else []), *(_card(site, name, now) for name in names)]
+        return [*([error_note(fault)] if fault else []), *(_card(site, name, now) for name in names)]
 
     @app.callback(
         Output("stopped", "children"),
@@ -95,7 +95,7 @@ def register(app: Dash, site: Site) -> None:
         asked = callback_context.triggered_id
         if not site.may_run or not any(clicks) or not isinstance(asked, dict):
             raise PreventUpdate
-        # No version: what was shown may be younger than the last one, and be as before when it is looked at next.
+        # No version: the one on the page may be newer than the stored one, which may not have changed at the next look.
         try:
             return _stop(site, str(asked["study"])), None
         except UserError as error:
@@ -117,7 +117,7 @@ def _job(site: Site, name: str) -> Job | None:
     return None if site.cluster is None else site.cluster.jobs().get(name)
 
 
-def _waits(site: Site, name: str) -> bool:
+def _has_active_job(site: Site, name: str) -> bool:
     """Whether a job of a study is active on the named cluster."""
     job = _job(site, name)
     return job is not None and job.active
@@ -128,11 +128,11 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
     try:
         entry, holder = site.catalog.entry(name), jobs.writer_of(site.catalog.place(name))
     except UserError as error:
-        return html.Article([html.H2(study_title(name)), trouble_note(str(error))], className="card")
-    except Exception:  # a fault of this program in one study leaves the others on the page
+        return html.Article([html.H2(study_title(name)), error_note(str(error))], className="card")
+    except Exception:  # a bug that affects one study must not hide the others
         logger.exception("the study %s can't be summarised", name)
-        text = "This study can't be summarised, which is a fault of this program; its log has the traceback."
-        return html.Article([html.H2(study_title(name)), trouble_note(text)], className="card")
+        text = "This study can't be summarised, because of a bug in this program; the log has the traceback."
+        return html.Article([html.H2(study_title(name)), error_note(text)], className="card")
     return html.Article(
         [
             html.Div(
@@ -141,7 +141,9 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
             ),
             html.P(entry.spec.description or "No description.", className="note"),
             _progress(entry),
-            html.Div(list(actions(site, entry, busy=holder is not None or _waits(site, name))), className="actions"),
+            html.Div(
+                list(actions(site, entry, busy=holder is not None or _has_active_job(site, name))), className="actions"
+            ),
             html.Dl([item for pair in _facts(site, entry, holder, now) for item in pair], className="facts"),
         ],
         className="card",
@@ -158,7 +160,7 @@ def _running(site: Site, entry: Entry, holder: Holder | None) -> list[Component]
     stop = [stop_button(entry.name)] if site.may_run else []
     if holder is not None:
         return [html.Span(f"running: {holder}", className="badge live-badge"), *stop]
-    if job is not None and _waits(site, entry.name):
+    if job is not None and _has_active_job(site, entry.name):
         return [html.Span(f"{job.status.lower()} on the cluster", className="badge live-badge"), *stop]
     settled = entry.ledger is not None and entry.ledger.standing == "settled"
     done = "settled" if settled else "complete" if entry.summary.complete else ""
@@ -200,7 +202,7 @@ def _facts(
     if (job := _job(site, entry.name)) is not None:
         facts.append(("job", f"{job.id}: {job.status.lower()}"))
         if not job.active and job.message and not entry.summary.complete:
-            facts.append(("its end", job.message.strip().splitlines()[-1]))
+            facts.append(("last message", job.message.strip().splitlines()[-1]))
     if (ledger := entry.ledger) is not None:
         facts.append(("settlement", standing_in_words(ledger.standing, ledger.cost.runs)))
     spec = entry.spec

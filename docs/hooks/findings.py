@@ -20,7 +20,7 @@ import sensitivity
 from sensitivity.analysis.times import compute_times
 from sensitivity.face.opened import OpenedStudy
 from sensitivity.figures.labels import number, optimizer_name, parameter_name
-from sensitivity.figures.settled_words import what_it_took
+from sensitivity.figures.settled_words import settlement_summary
 from sensitivity.store.directory import Place, place
 from sensitivity.store.ledger import settling_place
 from sensitivity.store.reader import export_runs, read_study
@@ -72,7 +72,8 @@ def _results(study: OpenedStudy, ledger: Ledger) -> str:
             f"![What each planned look at the first pair showed]({study.name}/looks.svg)",
             "The frozen winners, and what they took on the judging seeds:",
             *_winners(place(study.directory), ledger),
-            f"{what_it_took(ledger)} Declared before the first run: `{ledger.declared.hash[:16]}`. Code {versions}.",
+            f"{settlement_summary(ledger)} Declared before the first run:"
+            f" `{ledger.declared.hash[:16]}`. Code {versions}.",
             f"[Every run of it]({study.name}/runs.parquet), [the study file]({study.name}.toml).",
         ]
     )

@@ -9,7 +9,7 @@ import typer
 from sensitivity.cli.options import JsonOption, StudyArgument
 from sensitivity.study.errors import UserError
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="as `submit` and `status` name it")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="job id, as `submit` and `status` print it")]
 AddressOption = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="the cluster's Jobs server (its dashboard)")
 ]
@@ -26,35 +26,35 @@ def submit(
     study: StudyArgument,
     storage: Annotated[str, typer.Option(metavar="URI", help="a place that all nodes share: s3://..., gs://..., NFS")],
     address: AddressOption = JOBS_SERVER,
-    workers: Annotated[int | None, typer.Option(min=1, help="packs at a time (default: what fits)")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="packs in parallel (default: as many as fit)")] = None,
     installed: Annotated[
-        bool, typer.Option("--installed", help="use the cluster's own copy of this package, don't send this one")
+        bool, typer.Option("--installed", help="use the cluster's own copy of this package instead of sending this one")
     ] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="send this file beside the study though it looks like credentials"),
+        typer.Option(metavar="FILE", help="send this file next to the study even if it looks like credentials"),
     ] = None,
-    settle: Annotated[bool, typer.Option("--settle", help="settle it there, as `sensitivity settle` does")] = False,
-    within: Annotated[str | None, typer.Option(metavar="TIME", help="as of `settle`")] = None,
-    runs: Annotated[int | None, typer.Option(min=1, help="as of `settle`")] = None,
-    flops: Annotated[float | None, typer.Option(metavar="N", help="as of `settle`")] = None,
-    question: Annotated[str | None, typer.Option(help="as of `settle`")] = None,
+    settle: Annotated[bool, typer.Option("--settle", help="settle the study, as `sensitivity settle` does")] = False,
+    within: Annotated[str | None, typer.Option(metavar="TIME", help="as for `settle`")] = None,
+    runs: Annotated[int | None, typer.Option(min=1, help="as for `settle`")] = None,
+    flops: Annotated[float | None, typer.Option(metavar="N", help="as for `settle`")] = None,
+    question: Annotated[str | None, typer.Option(help="as for `settle`")] = None,
     log: Annotated[
-        list[str] | None, typer.Option(metavar="TOOL[:ADDRESS]", help="as of `run`; sent from there")
+        list[str] | None, typer.Option(metavar="TOOL[:ADDRESS]", help="as for `run`; sent from the cluster")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a study to a Ray cluster: it runs there what is missing, or settles it, and this machine may go."""
+    """Send a study to a Ray cluster, which runs or settles it; this machine may be turned off."""
     from sensitivity.cli.jobs import submit_study
     from sensitivity.cli.limits import limits as read_limits
     from sensitivity.study.trackers import target_without_credentials
 
-    read_limits(within=within, runs=runs, flops=flops, question=question)  # a mistake is told before anything is sent
+    read_limits(within=within, runs=runs, flops=flops, question=question)  # reports mistakes before sending
     given = {"--within": within, "--runs": runs, "--flops": flops, "--question": question}
     sent = [word for target in log or [] for word in ("--log", target_without_credentials(target))]
     limits = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     if limits and not settle:
-        raise UserError(f"{limits[0]}: only with --settle")
+        raise UserError(f"{limits[0]}: needs --settle")
     submit_study(
         study,
         address=address,
@@ -72,7 +72,7 @@ def status(
     address: AddressOption = JOBS_SERVER,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how the jobs of a cluster stand."""
+    """Show the status of a cluster's jobs."""
     from sensitivity.cli.jobs import show_status
 
     show_status(job, address=address, as_json=as_json)
@@ -81,16 +81,16 @@ def status(
 def logs(
     job: JobArgument,
     address: AddressOption = JOBS_SERVER,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="continue until the job ends")] = False,
 ) -> None:
-    """Print what a job has printed."""
+    """Print the output of a job."""
     from sensitivity.cli.jobs import show_logs
 
     raise typer.Exit(show_logs(job, address=address, follow=follow))
 
 
 def stop(job: JobArgument, address: AddressOption = JOBS_SERVER) -> None:
-    """Stop a job; what it has reported is kept, and submitting the study again goes on from there."""
+    """Stop a job; its reported results are kept, and submitting the study again resumes it."""
     from sensitivity.cli.jobs import stop_job
 
     stop_job(job, address=address)

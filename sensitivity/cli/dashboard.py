@@ -1,4 +1,4 @@
-"""The ``dashboard`` command's work: serve the dashboard until it is stopped."""
+"""The ``dashboard`` command: serve the dashboard until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashboards.security import is_loopback, origin_of
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 
-_MOST_PORT = 65535
+_MAX_PORT = 65535
 
 
 def serve(
@@ -34,13 +34,13 @@ def serve(
     """Serve the dashboard of the studies below `root` until the process is stopped.
 
     Raises:
-        UserError: the root, the prefix, a host name or the port won't do.
+        UserError: the root, the prefix, a host name or the port is invalid.
         KeyboardInterrupt: it was stopped, after the requests in progress were answered.
     """
     path = normal_prefix(prefix)
     own = socket.gethostname() if host in ("0.0.0.0", "::") else host
     proxied = [origin_of(name) for name in host_names]
-    # On loopback too, other users of this machine must not start studies as this one.
+    # Also on loopback: other users of this machine must not start studies as this user.
     token = None if is_loopback(host) and not allow_run else secrets.token_urlsafe(24)
     app = create_app(
         place(root),
@@ -59,8 +59,8 @@ def serve(
     address = proxied[0] if host_names and ":" in shown else f"http://{name}:{server.port}"
     print(f"dashboard: {address}{path}{'' if token is None else f'?token={token}'}", flush=True)
     if not is_loopback(host):
-        print("It can be reached from other machines, by anyone who has this address; put TLS before it.", flush=True)
-    print("Ctrl-C stops it; studies that it started go on.", flush=True)
+        print("Anyone with this address can reach it from other machines; put a TLS proxy in front of it.", flush=True)
+    print("Ctrl-C stops it; studies that it started continue.", flush=True)
 
     def stop(number: int, frame: object) -> None:
         threading.Thread(target=server.shutdown, daemon=True).start()
@@ -77,7 +77,7 @@ def normal_prefix(prefix: str) -> str:
     """Return `prefix` with a slash at both ends.
 
     Raises:
-        UserError: it is no path.
+        UserError: it isn't a valid path.
     """
     parts = [part for part in prefix.split("/") if part]
     if any(
@@ -88,7 +88,7 @@ def normal_prefix(prefix: str) -> str:
 
 
 def _bind(server: object, host: str, port: int) -> BaseWSGIServer:
-    # make_server ends the process itself when the port is taken, so that is found out before.
+    # make_server ends the process itself if the port is taken, so the port is checked first.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,6 +97,6 @@ def _bind(server: object, host: str, port: int) -> BaseWSGIServer:
         except OSError as error:
             raise UserError(
                 f"can't listen on {host}:{port} ({error.strerror})\n"
-                f"  Give another --port from 1 to {_MOST_PORT}, or 0 for a free one"
+                f"  Give another --port from 1 to {_MAX_PORT}, or 0 for a free one"
             ) from None
     return make_server(host, port, server, threaded=True)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the commands print: live progress on a terminal, plain lines elsewhere, and tables."""
+"""Output of the commands: live progress on a terminal, plain lines elsewhere, and tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLAIN_EVERY_S = 5.0
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is: brackets and colons in a user's words are no markup."""
+    """Return a console that prints text verbatim: brackets and colons in a user's words are not markup."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
@@ -33,8 +33,8 @@ def shown_file(written: Written) -> str:
 
 @contextlib.contextmanager
 def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
-    """Show progress while inside; yield what to call when it has changed."""
-    from sensitivity.execution.messages import progress_line  # here, as `display` serves commands that only read
+    """Show progress inside the block; yield a function to call when it has changed."""
+    from sensitivity.execution.messages import progress_line  # here, so reading commands don't load it
 
     if console.is_terminal:
         columns = (TextColumn("{task.percentage:>3.0f}%"), BarColumn(), TextColumn("{task.description}"))
@@ -59,7 +59,7 @@ def shown(progress: Progress, console: Console) -> Iterator[Callable[[], None]]:
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[object]], text_columns: int) -> Iterator[str]:
-    """Yield a table as lines of text, the first columns to the left: none is cut, however narrow the terminal is."""
+    """Yield a table as lines of text, with text columns left-aligned; lines are never cut to the terminal's width."""
     cells = [tuple(header), *(tuple(map(str, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:

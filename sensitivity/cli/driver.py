@@ -1,6 +1,6 @@
-"""What a job runs on the cluster: a command, after a look at what this Python has.
+"""Entry point of a job on the cluster: checks the packages of its Python, then runs a command.
 
-Nothing but Python's own library is imported before that, so that what is missing can be said.
+Only the standard library is imported before the check, so that missing packages can be reported.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _NEEDED = {
     "torchvision": "torchvision",
     "typer": "typer",
 }
-"""What running a study imports, and the distribution that it comes in."""
+"""Module that running a study imports -> distribution that contains it."""
 _OLDEST_PYTHON = (3, 11)
 
 
-def lacking() -> str:
-    """Return in words what this Python lacks to run a study; nothing if it has all."""
+def missing_requirements() -> str:
+    """Return in words what this Python lacks to run a study; empty if nothing."""
     if sys.version_info < _OLDEST_PYTHON:
         return f"Python {sys.version.split()[0]}; a study needs {'.'.join(map(str, _OLDEST_PYTHON))} or later"
     missing = [source for module, source in _NEEDED.items() if importlib.util.find_spec(module) is None]
@@ -36,8 +36,8 @@ def lacking() -> str:
 
 
 def main() -> None:
-    """Run the command, or say what to install."""
-    if what := lacking():
+    """Run the command, or report what to install."""
+    if what := missing_requirements():
         print(
             f"error: the cluster's Python, {sys.executable}, is {what}\n"
             "  Install that on every node (best in its image), and start Ray with that environment first in PATH",

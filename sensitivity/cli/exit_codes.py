@@ -1,8 +1,8 @@
-"""The exit codes of every command; no command has another."""
+"""The exit codes of all commands."""
 
 DONE = 0
-"""The command has done its work; a study with some failed runs, or a verdict that is undetermined, is its work too."""
+"""The command succeeded, even if some runs of a study failed or a verdict is undetermined."""
 FAULT = 2
-"""A mistake of the user's or a fault of the machine, explained on standard error; or a study with no trained run."""
+"""A mistake of the user or a fault of the machine, explained on standard error; or a study without a trained run."""
 STOPPED = 130
-"""Stopped by Ctrl-C, SIGTERM or SIGHUP; what is stored is whole."""
+"""Stopped by Ctrl-C, SIGTERM or SIGHUP; stored data are intact."""

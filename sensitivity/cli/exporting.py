@@ -1,4 +1,4 @@
-"""The ``export`` command's work: the table of runs as a file, or all runs to an Optuna storage or to a tracker."""
+"""The ``export`` command: writes the table of runs to a file, or all runs to an Optuna storage or a tracking tool."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def export_study(study_dir: str, target: str) -> Iterator[str]:
     """
     directory = place(study_dir)
     if target.startswith(_OPTUNA):
-        from sensitivity.execution.optuna_export import export_optuna, sqlite_file  # half a second
+        from sensitivity.execution.optuna_export import export_optuna, sqlite_file  # takes half a second to import
 
         url = target.removeprefix(_OPTUNA) or f"{directory.path.rpartition('/')[2]}.db"
         file = sqlite_file(url)
@@ -40,7 +40,7 @@ def export_study(study_dir: str, target: str) -> Iterator[str]:
         yield f"storage: {redacted(url) if '://' in url else f'sqlite:///{url}'}{written}"
         return
     file = Path(target)
-    if names_tracker(target) or (":" in target and not file.suffix):  # the latter names a tool, and misspells it
+    if names_tracker(target) or (":" in target and not file.suffix):  # the latter is a misspelled tool
         yield from _send(directory, parse_target(target_without_credentials(target)))
         return
     refuse_record(file)
@@ -52,14 +52,14 @@ def export_study(study_dir: str, target: str) -> Iterator[str]:
 
 
 def _send(directory: Place, target: Target) -> Iterator[str]:
-    """Send what a tool lacks of a study; again sends only what is new.
+    """Send the runs that a tool lacks; repeating it sends only new runs.
 
     Raises:
-        UserError: the tool's package isn't installed, or it can't be reached.
+        UserError: the tool's package isn't installed, or the tool can't be reached.
     """
     if target.missing:
         raise UserError(target.missing)
-    from sensitivity.exporting.sending import Sender  # heavy, as the report is part of what is sent
+    from sensitivity.exporting.sending import Sender  # slow to import, because it sends the report too
 
     refuse_settling_folder(directory)
     sender = Sender(directory, target)
@@ -72,8 +72,8 @@ def _send(directory: Place, target: Target) -> Iterator[str]:
         raise
     except Exception as error:
         raise UserError(
-            f"{target.shown}: can't be sent to ({redacted(first_line(error))}); {count(sender.sent, 'run')} arrived\n"
-            f"  {target.kind.check}; the same command then sends the rest"
+            f"{target.shown}: sending failed ({redacted(first_line(error))}); {count(sender.sent, 'run')} arrived\n"
+            f"  {target.kind.check}, then repeat the command to send the rest"
         ) from None
-    yield f"{target.shown}: {count(sender.sent, 'run')} sent, {sender.there:,} there, with the verdict and the report"
+    yield f"{target.shown}: {count(sender.sent, 'run')} sent, {sender.there:,} in all, with the verdict and the report"
     yield f"see:    {where}"

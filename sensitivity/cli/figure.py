@@ -1,4 +1,4 @@
-"""The ``figure`` command's work: the exhibits of a study listed, printed, or written to a file."""
+"""The ``figure`` command: lists the exhibits of a study, prints one, or writes one to a file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _SUFFIXES = ("html", *_OF_FIGURES, "csv")
 
 
 def show_figure(study_dir: str, name: str | None, options: Sequence[str], output: Path | None) -> Iterator[str]:
-    """Write an exhibit of a study to a file, in the format that its suffix names; yield what was done, or its tables.
+    """Write an exhibit to a file in the format given by its suffix; yield what was written, or the exhibit's tables.
 
-    Without a name, list the exhibits with their options. Without a file, one that is tables alone is printed, and
-    another written to a file of its name in the current folder.
+    Without a name, list the exhibits with their options. Without a file, an exhibit that consists of tables is printed,
+    and any other is written to a file of its name in the current folder.
 
     Raises:
-        UserError: the study can't be read, or has nothing to show of this; or a mistake in the other arguments.
+        UserError: the study can't be read, the exhibit has nothing to show, or another argument is invalid.
     """
     chosen = _options(options)
     if name is not None:
         exhibit = catalogue.find(name)
         if output is not None:
-            _refuse(output, _SUFFIXES if exhibit.draw else tuple(s for s in _SUFFIXES if s not in _OF_FIGURES))
+            _check_suffix(output, _SUFFIXES if exhibit.draw else tuple(s for s in _SUFFIXES if s not in _OF_FIGURES))
     elif output is not None:
         raise UserError(f"{output}: name an exhibit to write to it, such as {catalogue.EXHIBITS[0].name}")
     results = StudyResults(read_tables(place(study_dir)))
@@ -53,7 +53,7 @@ def show_figure(study_dir: str, name: str | None, options: Sequence[str], output
             return
         target = output or Path(f"{found.name}.html")
         if output is None:
-            _refuse(target, _SUFFIXES)
+            _check_suffix(target, _SUFFIXES)
         written = _write(found, results.spec.name, target)
     except NothingToShowError as error:
         raise UserError(f"{study_dir}: {name} has nothing to show\n  {error}") from None
@@ -74,10 +74,10 @@ def _options(given: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _refuse(target: Path, suffixes: Sequence[str]) -> None:
+def _check_suffix(target: Path, suffixes: Sequence[str]) -> None:
     if target.suffix.lower()[1:] not in suffixes:
         allowed = ", ".join(f".{suffix}" for suffix in suffixes)
-        raise UserError(f"{target}: the suffix of the file names its format\n  Give one of: {allowed}")
+        raise UserError(f"{target}: the suffix of the file must give its format\n  Use one of: {allowed}")
     refuse_record(target)
     refuse_unwritable(target)
 
@@ -86,7 +86,7 @@ def _write(found: Computed[Any], study: str, target: Path) -> Written:
     suffix = target.suffix.lower()[1:]
     if suffix == "csv":
         return write_output(target, _csv(found.data))
-    figure = found.figure(LIGHT)  # raises where there is none to draw
+    figure = found.figure(LIGHT)  # raises if there is nothing to draw
     if suffix == "json" and figure is not None:
         return write_output(target, str(figure.to_json()).encode())
     page = render_exhibit(found, study)

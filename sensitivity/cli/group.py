@@ -1,4 +1,4 @@
-"""How a command ends where it is stopped, or where the machine fails."""
+"""How a command ends when it is stopped, or when the machine fails."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 from sensitivity.study.errors import UserError
 
-_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Faults of the machine that any system call may meet, wherever it stands in the code."""
+_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Faults of the machine that any system call may raise, anywhere in the code."""
 
 
 class Stopped(Exception):  # noqa: N818
@@ -18,24 +18,24 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Commands(typer.core.TyperGroup):
-    """The commands, whose stop and whose machine's faults are messages."""
+    """The commands; signals and faults of the machine are reported as messages."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command.
 
         Raises:
-            Stopped: by a signal.
-            UserError: the machine lacks something, such as space on a disk.
+            Stopped: it was stopped by a signal.
+            UserError: the machine lacks something, such as disk space.
         """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Stopped from None
         except OSError as error:
-            if error.errno not in _OF_THE_SYSTEM:
+            if error.errno not in _SYSTEM_ERRORS:
                 raise
             where = f"{error.filename}: " if error.filename is not None else ""
             raise UserError(
                 f"{where}{error.strerror}\n"
-                "  Free what this machine lacks, and give the same command again; what is stored is whole"
+                "  Free what this machine lacks and repeat the command; stored data are intact"
             ) from None

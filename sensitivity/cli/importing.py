@@ -1,4 +1,4 @@
-"""The ``import`` command's work: runs made elsewhere, how they were read, and what is wrong with them."""
+"""The ``import`` command: imports runs made elsewhere, and shows how they were read and any problems."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from sensitivity.study.whole_files import write_output
 def import_source(source: str, name: str, mapping_file: Path | None, storage: str) -> Iterator[str]:
     """Import runs into STORAGE/NAME; yield how they were read and what was found.
 
-    A guessed mapping is written beside, to be corrected.
+    An inferred mapping is written next to the study, so that it can be corrected.
 
     Raises:
-        UserError: the source can't be read, or leaves questions open.
+        UserError: the source can't be read, or its columns are ambiguous.
     """
-    beside = Path(f"{name}.map.toml")
-    if mapping_file is None and beside.exists():
+    mapping_path = Path(f"{name}.map.toml")
+    if mapping_file is None and mapping_path.exists():
         raise UserError(
-            f"{beside} is there already\n  Import with it: --map {beside}; or remove it, to have a mapping guessed anew"
+            f"{mapping_path} exists already\n"
+            f"  Import with it: --map {mapping_path}; or remove it, to infer a new mapping"
         )
     directory = place(storage).child(name)
-    command = f"sensitivity import {source} --as {name} --map {beside}"
+    command = f"sensitivity import {source} --as {name} --map {mapping_path}"
     try:
         found = import_study(source, directory, None if mapping_file is None else read_mapping(mapping_file))
     except OpenQuestionsError as error:
-        write_output(beside, error.guess.text(error.source, command).encode())
-        raise UserError(f"{error}\n  Answer them in {beside}, and import with it:\n  {command}") from None
+        write_output(mapping_path, error.guess.text(error.source, command).encode())
+        raise UserError(f"{error}\n  Answer them in {mapping_path}, and import with it:\n  {command}") from None
     if found.guessed is not None:
-        write_output(beside, found.guessed.text(found.source, command).encode())
-    yield from _lines(found, beside if found.guessed is not None else mapping_file)
+        write_output(mapping_path, found.guessed.text(found.source, command).encode())
+    yield from _lines(found, mapping_path if found.guessed is not None else mapping_file)
 
 
 def _lines(found: Imported, mapping_file: Path | None) -> Iterator[str]:
@@ -45,7 +46,7 @@ def _lines(found: Imported, mapping_file: Path | None) -> Iterator[str]:
     yield f"batch sizes {sizes}; {len(spec.seeds):,} seeds{' (numbered here)' if found.runs.unpaired else ''}"
     for name, words in found.inferred.designs.items():
         yield f"{name}: {words}"
-    yield f"read as ({mapping_file}, to be corrected):"
+    yield f"read as ({mapping_file}, which you may correct):"
     yield from (f"  {line}" for line in mapping_text(_shown(found.mapping)).splitlines() if line)
     if found.guessed is not None:
         yield from found.guessed.remarks
@@ -55,7 +56,7 @@ def _lines(found: Imported, mapping_file: Path | None) -> Iterator[str]:
     yield f"study: {found.directory.uri}"
     if not spec.targets:
         yield (
-            "It declares no target, which both questions are about: add to the mapping\n"
+            "It declares no target, which both questions need: add to the mapping\n"
             "  [study.targets]\n  test_accuracy = [0.9]"
         )
 

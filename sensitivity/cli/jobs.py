@@ -1,4 +1,4 @@
-"""The work of ``submit``, ``status``, ``logs`` and ``stop``: a study on a cluster, seen from here."""
+"""The commands ``submit``, ``status``, ``logs`` and ``stop``: a study on a cluster, followed from this machine."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def submit_study(
     command: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Send a study to a cluster, for `command` to be done with it there, and say how to follow it."""
+    """Send a study to a cluster to run `command` on it there, and print how to follow it."""
     refuse_local(storage)
-    storage = place(storage).uri  # refuses here what means nothing, or holds credentials; one name for one place
+    storage = place(storage).uri  # refuses invalid URIs and credentials; gives each place one name
     with shipment(study, with_package=with_package, include=include) as ready, _cluster(address) as cluster:
         job = cluster.submit(ready, storage=storage, workers=workers, command=command)
         files, sent = ready.extent()
@@ -55,7 +55,7 @@ def submit_study(
 
 
 def show_status(id_: str | None, *, address: str, as_json: bool) -> None:
-    """Print one job, or all of the cluster's that are studies."""
+    """Print one job, or all of the cluster's jobs that run studies."""
     with _cluster(address) as cluster:
         jobs = cluster.jobs() if id_ is None else (cluster.job(id_),)
     if as_json:
@@ -71,7 +71,7 @@ def show_status(id_: str | None, *, address: str, as_json: bool) -> None:
 
 
 def show_logs(id_: str, *, address: str, follow: bool) -> int:
-    """Print what a job has printed, and with `follow` what it prints until its end; return the exit code."""
+    """Print the output of a job, with `follow` until its end; return the exit code."""
     with _cluster(address) as cluster:
         if not follow:
             print(cluster.logs(id_), end="")
@@ -81,14 +81,14 @@ def show_logs(id_: str, *, address: str, follow: bool) -> int:
         except _ReaderGone:
             return DONE
         except KeyboardInterrupt:
-            print(f"\n{id_} goes on; `sensitivity stop {id_}` would end it", file=sys.stderr)
+            print(f"\n{id_} is still running; `sensitivity stop {id_}` ends it", file=sys.stderr)
             return STOPPED
     print(f"{job.id}: {job.status.lower()}", file=sys.stderr)
     return DONE if job.status == "SUCCEEDED" else FAULT
 
 
 class _ReaderGone(Exception):  # noqa: N818
-    """Nobody reads what is printed any more: the rest of a job's output is of no use."""
+    """Nobody reads the output any more, so the rest of it isn't needed."""
 
 
 def _show(text: str) -> None:
@@ -102,16 +102,16 @@ def stop_job(id_: str, *, address: str) -> None:
     with _cluster(address) as cluster:
         stopped = cluster.stop(id_)
     if stopped:
-        print(f"{id_}: asked to stop; every reported result is kept. To go on, submit the study again")
+        print(f"{id_}: asked to stop; every reported result is kept. To resume, submit the study again")
     else:
-        print(f"{id_}: had ended before")
+        print(f"{id_}: had already ended")
 
 
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Cluster]:
     for module in ("aiohttp", "requests"):
         if importlib.util.find_spec(module) is None:
-            raise UserError("a cluster's Jobs server needs more of Ray\n  pip install 'ray[default]'")
+            raise UserError("a cluster's Jobs server needs an extra of Ray\n  pip install 'ray[default]'")
     with ray_environment(local=False):
         from sensitivity.execution.jobs import Cluster
 

@@ -1,4 +1,4 @@
-"""The limits and the question of ``settle``, as options give them: read without what runs a study."""
+"""The limits and questions of ``settle`` from command-line options, parsed without loading what runs a study."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _LONGEST_S = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What was asked for; None is no limit."""
+    """Limits and questions of a settlement; None means no limit."""
 
     seconds: float | None
     runs: int | None
     flops: float | None
     questions: tuple[Question, ...]
-    """Empty to go on as it was begun, or to take both."""
+    """If empty, those of a settlement that has begun, otherwise both."""
 
 
 def limits(*, within: str | None, runs: int | None, flops: float | None, question: str | None) -> Limits:
-    """Return the limits that options name.
+    """Return the limits given by options.
 
     Raises:
-        UserError: a duration, an amount or a question that is none.
+        UserError: a duration, an amount or a question is invalid.
     """
     if flops is not None and not 0 < flops < math.inf:
         raise UserError(f"--flops: give a number above 0, such as 1e15; got {flops:g}")
@@ -52,7 +52,7 @@ def seconds_of(text: str, option: str) -> float:
     """Return a duration such as 1h30min in seconds.
 
     Raises:
-        UserError: it is none; `option` names it in the message.
+        UserError: it is invalid; the message names `option`.
     """
     given = text.strip()
     parts = re.findall(_PART, given) if re.fullmatch(f"(?:{_PART})+", given) else []

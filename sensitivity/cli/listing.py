@@ -1,4 +1,4 @@
-"""The ``list`` command's work."""
+"""The ``list`` command."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from sensitivity.study.results import Status
 
 
 def show_studies(root: str | None, *, as_json: bool) -> None:
-    """Print each study below `root` with its counts; one that can't be read has its error instead.
+    """Print each study below `root` with its counts, or with its error if it can't be read.
 
-    Where nobody has named a folder and the usual one isn't there, there are no studies, which is no mistake.
+    If no folder was given and the default one doesn't exist, there are no studies, which is not an error.
 
     Raises:
-        UserError: there is no folder of the name that was given.
+        UserError: the given folder doesn't exist.
     """
     where = place(STUDIES if root is None else root)
     if root is not None and where.is_local and not os.path.isdir(where.path):  # noqa: PTH112 - Path's may raise
         there = os.path.exists(where.path)  # noqa: PTH110
-        said = f"{root}: {'a file, and no folder' if there else 'no such folder'}"
-        raise UserError(f"{said}\n  Give a folder of studies; `sensitivity run quickstart` makes one")
+        message = f"{root}: {'a file, not a folder' if there else 'no such folder'}"
+        raise UserError(f"{message}\n  Give a folder of studies; `sensitivity run quickstart` creates one")
     found = [_study(directory) for directory in studies(where)]
     if as_json:
         print(json_text(found))
         return
     if not found:
-        print(f"no studies below {root or STUDIES}; `sensitivity run quickstart` makes one")
+        print(f"no studies below {root or STUDIES}; `sensitivity run quickstart` creates one")
         return
     names = ("study", "planned", *Status, "settlement", "directory")
     readable = [each for each in found if isinstance(each, StudyOutput)]
     lines = [names, *(tuple(_shown(each, name) for name in names) for each in readable)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:  # not a table of rich's: a path that is cut or wrapped can't be copied
+    for line in lines:  # not a rich table, which cuts or wraps paths so that they can't be copied
         padded = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
         print("  ".join([line[0].ljust(widths[0]), *padded[1:-1], line[-1]]))
     for each in found:

@@ -39,7 +39,7 @@ _STOPPED = "stopped; what is stored stays as it was"
 
 app = typer.Typer(
     cls=Commands,
-    epilog="Exit codes: 0, the command has done its work; 2, a mistake or a fault, which a message explains; 130, "
+    epilog="Exit codes: 0, the command succeeded; 2, an error, which a message explains; 130, "
     "stopped by Ctrl-C, SIGTERM or SIGHUP.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -49,9 +49,9 @@ app = typer.Typer(
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Let a stop end the process at once: an import may swallow it, or fail half-way in its own words.
+    """Let signals end the process at once during an import, which could swallow the exception or fail with another.
 
-    What is imported stays, so that to look for garbage in it, again and again while it grows, finds none.
+    Imported objects live until the end, so garbage collection, which would find nothing, is paused.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -88,16 +88,16 @@ def plan(
     storage: StorageOption = STUDIES,
     workers: WorkersOption = None,
     tflops: Annotated[
-        float | None, typer.Option(metavar="RATE", help="price it by its FLOPs at this rate, and measure nothing")
+        float | None, typer.Option(metavar="RATE", help="price it by FLOPs at this rate, without measuring")
     ] = None,
     shrink_to: Annotated[
-        str | None, typer.Option(metavar="TIME", help="say what to leave out so that it takes this long, such as 24h")
+        str | None, typer.Option(metavar="TIME", help="suggest what to leave out to fit this time, such as 24h")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a study and show what it would run and cost on this machine."""
     if tflops is not None and (shrink_to is not None or as_json):
-        raise UserError("--tflops: what is not measured has no --json, and nothing to --shrink-to")
+        raise UserError("--tflops: measures nothing, so it can't be combined with --json or --shrink-to")
     with _importing():
         from sensitivity.cli.planning import show_count, show_plan
 
@@ -109,12 +109,12 @@ def plan(
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="of the study, and of the file NAME.toml")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="name of the study, and of the file NAME.toml")],
     source: Annotated[
         str, typer.Option("--from", metavar="STUDY", help="a study file, or a name of search_spaces/")
     ] = "template",
 ) -> None:
-    """Write a study file of your own, begun from one that ships."""
+    """Write a study file of your own, starting from a shipped one."""
     with _importing():
         from sensitivity.cli.starting import new_study
 
@@ -130,7 +130,7 @@ def run(
     log: LogOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run what is missing of a study, and keep it in STORAGE/NAME."""
+    """Run the missing runs of a study, and store them in STORAGE/NAME."""
     with _importing():
         from sensitivity.cli.running import run_study
 
@@ -140,13 +140,13 @@ def run(
 @app.command()
 def settle(
     study: StudyArgument,
-    within: Annotated[str | None, typer.Option(metavar="TIME", help="of this command, such as 90s or 1h30min")] = None,
+    within: Annotated[str | None, typer.Option(metavar="TIME", help="limit for this command, such as 1h30min")] = None,
     runs: Annotated[
-        int | None, typer.Option(min=1, help="of the whole settlement (default without any limit: 2000)")
+        int | None, typer.Option(min=1, help="limit for the settlement (default without any limit: 2000)")
     ] = None,
-    flops: Annotated[float | None, typer.Option(metavar="N", help="of the whole settlement, such as 1e15")] = None,
+    flops: Annotated[float | None, typer.Option(metavar="N", help="limit for the settlement, such as 1e15")] = None,
     question: Annotated[
-        str | None, typer.Option(help="scaling, sensitivity or both (default: both, or as it was begun)")
+        str | None, typer.Option(help="scaling, sensitivity or both (default: both, or as before)")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the next step and its price, and run nothing")
@@ -187,7 +187,7 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="write each figure there too, PNG and SVG")
     ] = None,
 ) -> None:
-    """Write the report of a study, or of several side by side: one HTML file that needs no network."""
+    """Write the report of one or more studies: one HTML file that needs no network."""
     with _importing():
         from sensitivity.cli.reading import write_report_file
 
@@ -203,7 +203,7 @@ def figure(
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OPTION=VALUE...]", help="what of it, such as optimizer=kfac (default: the first)"),
+        typer.Argument(metavar="[OPTION=VALUE...]", help="its options, such as optimizer=kfac (default: the first)"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -212,7 +212,7 @@ def figure(
         ),
     ] = None,
 ) -> None:
-    """Write one figure of a study, or its data, to a file: what the report shows, by name."""
+    """Write one figure of a study, or its data, to a file."""
     with _importing():
         from sensitivity.cli.figure import show_figure
 
@@ -225,7 +225,7 @@ def paper(
     study_dir: DirectoryArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="a folder (default: NAME-paper)")] = None,
 ) -> None:
-    """Write what a paper takes from a study: figures at column width, tables, methods, references."""
+    """Write the parts of a paper on a study: figures at column width, tables, methods, references."""
     with _importing():
         from sensitivity.cli.paper import write_paper_folder
 
@@ -245,10 +245,10 @@ def verdict(study_dir: DirectoryArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def verify(
     study_dir: DirectoryArgument,
-    runs: Annotated[int, typer.Option(min=1, help="runs drawn at random, each with the pack it was trained in")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="number of runs sampled at random, each with its pack")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Train some of a study's runs again, with the code kept in it, and compare; exit code 2 if they differ."""
+    """Train some of a study's runs again, with the code stored in it, and compare; exit code 2 if they differ."""
     with _importing():
         from sensitivity.cli.verifying import verify_study
 
@@ -280,7 +280,7 @@ def import_(
     ],
     name: Annotated[str, typer.Option("--as", metavar="NAME", help="the name of the study")],
     mapping: Annotated[
-        Path | None, typer.Option("--map", metavar="FILE", help="how the source is read (default: guessed, and shown)")
+        Path | None, typer.Option("--map", metavar="FILE", help="how to read the source (default: inferred, and shown)")
     ] = None,
     storage: StorageOption = STUDIES,
 ) -> None:
@@ -295,7 +295,7 @@ def import_(
 @app.command(name="list")
 def list_(
     root: Annotated[
-        str | None, typer.Argument(metavar="[ROOT]", help=f"a folder of study directories; {STUDIES}/ unless given")
+        str | None, typer.Argument(metavar="[ROOT]", help=f"a folder of study directories (default: {STUDIES}/)")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -312,20 +312,20 @@ def dashboard(
     host: Annotated[str, typer.Option(help="listen here; beyond loopback a token is required")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="listen on this port; 0 is a free one")] = 8050,
     host_name: Annotated[
-        list[str] | None, typer.Option(help="a further name, or a proxy's address such as https://lab.example")
+        list[str] | None, typer.Option(help="another host name, or a proxy's address such as https://lab.example")
     ] = None,
     prefix: Annotated[str, typer.Option(help="the path below which a proxy shows it")] = "/",
     strip_prefix: Annotated[bool, typer.Option("--strip-prefix", help="the proxy removes the prefix")] = False,
     allow_run: Annotated[
         bool,
-        typer.Option("--allow-run", help="let anyone who has its token start and stop studies, which runs their code"),
+        typer.Option("--allow-run", help="let anyone with the token start and stop studies, which runs their code"),
     ] = False,
     notes: Annotated[
-        bool, typer.Option("--notes/--no-notes", help="let who reaches it write notes and tags of runs")
+        bool, typer.Option("--notes/--no-notes", help="let anyone who reaches it write notes and tags of runs")
     ] = True,
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="a cluster's Jobs server: shows its jobs; --allow-run submits to it"),
+        typer.Option(metavar="URL", help="a cluster's Jobs server: show its jobs; with --allow-run, submit to it"),
     ] = None,
 ) -> None:
     """Explore the studies below ROOT in a browser, while they run."""
@@ -349,14 +349,14 @@ register(app)
 
 
 def _put_current_folder_last() -> None:
-    """Import what is installed first: ``python -m`` begins its path with the current folder, whatever lies there."""
-    with contextlib.suppress(OSError):  # the folder is gone
+    """Put the current folder last, so that installed packages win; ``python -m`` puts it first in the path."""
+    with contextlib.suppress(OSError):  # the folder was removed
         if sys.path[0] in ("", str(Path.cwd())):
             sys.path.append(sys.path.pop(0))
 
 
 def main() -> None:
-    """Run a command; a user's mistake is a message and exit code 2, never a traceback."""
+    """Run a command; a user's mistake gives a message and exit code 2, never a traceback."""
     _put_current_folder_last()
     code = STOPPED
     with contextlib.suppress(KeyboardInterrupt), standard_streams() as streams:
@@ -367,16 +367,16 @@ def main() -> None:
     if code == STOPPED:
         from sensitivity.execution.interruption import ignore_stops
 
-        atexit.register(ignore_stops)  # first of all that is registered: Ray cleans up until the very end
+        atexit.register(ignore_stops)  # registered first, so it runs last, after Ray's cleanup
     sys.exit(code)
 
 
 def _exit_code_of_command() -> int:
-    from sensitivity.execution.interruption import Interruptible  # here, as what only reads loads nothing that runs
+    from sensitivity.execution.interruption import Interruptible  # here, so reading commands don't load it
 
     try:
         with path_faults("the current folder", "Change to a folder that exists"):
-            Path.cwd()  # where it was removed, libraries fail in their own ways, some by ending the process
+            Path.cwd()  # if it was removed, libraries fail in various ways, some by ending the process
         with Interruptible():
             app()
     except (Stopped, KeyboardInterrupt):

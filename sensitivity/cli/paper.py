@@ -1,4 +1,4 @@
-"""The ``paper`` command's work."""
+"""The ``paper`` command."""
 
 from __future__ import annotations
 

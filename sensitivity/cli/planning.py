@@ -1,4 +1,4 @@
-"""The ``plan`` command's work."""
+"""The ``plan`` command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.study.words import duration, size
 
 
 def show_plan(study: str, *, storage: str, workers: int | None, shrink_to: str | None, as_json: bool) -> None:
-    """Check a study, measure its steps for a moment each, and print its price, and how it would fit a time."""
+    """Check a study, time its steps briefly, and print its price and, on request, how it would fit a time."""
     seconds = None if shrink_to is None else seconds_of(shrink_to, "--shrink-to")
     plan = prepare(study, for_price=True)
     priced = price_plan(plan, place(storage).child(plan.spec.name), workers=workers)
@@ -35,10 +35,10 @@ def show_plan(study: str, *, storage: str, workers: int | None, shrink_to: str |
 
 
 def show_count(study: str, *, tflops: float) -> None:
-    """Check a study and print what it takes at a rate, where its device is not at hand: nothing is measured.
+    """Check a study and print its cost at a given rate, without its device: nothing is measured.
 
     Raises:
-        UserError: the rate is none.
+        UserError: the rate is invalid.
     """
     if not 0 < tflops < math.inf:
         raise UserError(f"--tflops: give a number above 0, such as 30; got {tflops:g}")
@@ -56,7 +56,7 @@ def show_count(study: str, *, tflops: float) -> None:
         console.print(line, soft_wrap=True)
     total = sum(one.runs * one.flops for one in found)
     console.print(
-        f"{size(total, 'FLOP')} in all, evaluations aside: {duration(total / tflops / 1e12)} at {tflops:g} TFLOP/s."
-        " Small networks reach a small share of a device's peak: give the rate that you have seen.",
+        f"{size(total, 'FLOP')} in total, without evaluations: {duration(total / tflops / 1e12)} at {tflops:g} TFLOP/s."
+        " Small networks reach a small share of a device's peak: use a rate that you have measured.",
         soft_wrap=True,
     )

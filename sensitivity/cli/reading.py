@@ -1,4 +1,4 @@
-"""The work of ``report`` and ``verdict``: studies read, finished or not."""
+"""The ``report`` and ``verdict`` commands, for finished and unfinished studies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sensitivity.study.words import size
 
 
 def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: Path | None) -> Iterator[str]:
-    """Write the report of one study or several, and its figures where a folder is given; yield what was written.
+    """Write the report of one or more studies, and its figures if a folder is given; yield what was written.
 
     Raises:
         UserError: a study can't be read, or a file can't be written.
@@ -38,7 +38,7 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
 
 
 def _page(output: Path) -> Path:
-    """Return the file of the page: a new name without a suffix ends in ``.html``, so that a browser opens it."""
+    """Return the file of the page; a new name without a suffix gets ``.html``, so that a browser opens it."""
     return output if output.suffix or output.exists() else output.with_name(f"{output.name}.html")
 
 

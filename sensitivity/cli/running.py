@@ -1,4 +1,4 @@
-"""The ``run`` command's work: run what is missing, and say where the results are."""
+"""The ``run`` command: run the missing runs of a study, and print where the results are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_study(
     log: Sequence[str] | None,
     as_json: bool,
 ) -> int:
-    """Run what is missing of a study, show it, and return the exit code."""
+    """Run the missing runs of a study, show progress, and return the exit code."""
     console = plain_console(stderr=as_json)
     plan = prepare(study)
     console.print(f"{plan.spec.name}: {extent(plan)}", soft_wrap=True)
@@ -47,29 +47,29 @@ def run_study(
     if as_json:
         print(json_text(run_output(outcome)))
     else:
-        again = command_again("run", study, storage=storage, address=address, workers=workers, log=log)
-        _tell(outcome, console, again=again)
+        again = resume_command("run", study, storage=storage, address=address, workers=workers, log=log)
+        _print_outcome(outcome, console, again=again)
     if outcome.interrupted:
         return STOPPED
     if not outcome.trained:
-        print(f"error: no run of {outcome.study} has trained, for the causes above", file=sys.stderr)
+        print(f"error: no run of {outcome.study} could be trained; see the causes above", file=sys.stderr)
         return FAULT
     return DONE
 
 
-def _tell(outcome: Outcome, console: Console, *, again: str) -> None:
+def _print_outcome(outcome: Outcome, console: Console, *, again: str) -> None:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True)
 
     for text in outcome_lines(outcome):
         line(text)
     if outcome.interrupted:
-        line(f"stopped; every reported result is kept. To go on: {again}")
+        line(f"stopped; every reported result is kept. To resume: {again}")
     line(f"results: {outcome.directory}")
     line(f"report:  sensitivity report {shlex.quote(outcome.directory)}")
 
 
-def command_again(
+def resume_command(
     command: str,
     study: str,
     *,
@@ -78,7 +78,7 @@ def command_again(
     workers: int | None,
     log: Sequence[str] | None,
 ) -> str:
-    """Return the command that goes on with a study where it was stopped."""
+    """Return the command that resumes a stopped study."""
     shown = None if address is None else redacted(address)
     options = {"--storage": storage, "--address": shown, "--workers": workers}
     given = [f"{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]

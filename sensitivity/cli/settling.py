@@ -1,4 +1,4 @@
-"""The ``settle`` command's work: run until the study's questions have their answers, or a budget ends."""
+"""The ``settle`` command: run until the study's questions have their answers, or a budget ends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sensitivity.cli.exit_codes import DONE, FAULT, STOPPED
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.settle import next_step_output, settle_output
 from sensitivity.cli.limits import Limits
-from sensitivity.cli.running import command_again
+from sensitivity.cli.running import resume_command
 from sensitivity.execution.messages import outcome_lines
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import NextStep, next_step, settle_study
 from sensitivity.execution.study_run import Machines
 from sensitivity.exporting.live import sending, targets_of
-from sensitivity.figures.settled_words import step_in_words, what_it_took
+from sensitivity.figures.settled_words import settlement_summary, step_in_words
 from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place
 from sensitivity.study.amendments import PHASE_NAMES
@@ -45,7 +45,7 @@ def settle(
     plan = prepare(study)
     directory = place(storage).child(plan.spec.name)
 
-    def entered(entry: LedgerEntry) -> None:
+    def show_entry(entry: LedgerEntry) -> None:
         line(step_in_words(entry))
 
     def line(text: str) -> None:
@@ -61,7 +61,7 @@ def settle(
             questions=limits.questions,
             budget=Budget(runs=limits.runs, flops=limits.flops, seconds=limits.seconds),
             show=lambda progress: shown(progress, console),
-            on_entry=entered,
+            on_entry=show_entry,
         )
         outcome = settled.outcome
         if not outcome.interrupted:
@@ -69,19 +69,19 @@ def settle(
     if as_json:
         print(json_text(settle_output(settled.ledger, interrupted=outcome.interrupted), indent=2))
     else:
-        _tell(settled.ledger, directory.uri, outcome_lines(outcome), console)
+        _print_outcome(settled.ledger, directory.uri, outcome_lines(outcome), console)
     if outcome.interrupted:
-        again = command_again("settle", study, storage=storage, address=address, workers=workers, log=log)
-        print(f"stopped; every reported result is kept. To go on: {again}", file=sys.stderr)
+        again = resume_command("settle", study, storage=storage, address=address, workers=workers, log=log)
+        print(f"stopped; every reported result is kept. To resume: {again}", file=sys.stderr)
         return STOPPED
     if not outcome.trained:
-        print(f"error: no run of {outcome.study} has trained, for the causes above", file=sys.stderr)
+        print(f"error: no run of {outcome.study} could be trained; see the causes above", file=sys.stderr)
         return FAULT
     return DONE
 
 
 def show_next_step(study: str, *, storage: str, workers: int | None, limits: Limits, as_json: bool) -> None:
-    """Print what settling a study would do next, and its price; nothing is written."""
+    """Print the next step of a settlement and its price, without writing anything."""
     plan = prepare(study)
     found = next_step(plan, place(storage).child(plan.spec.name), questions=limits.questions, workers=workers)
     if as_json:
@@ -94,7 +94,7 @@ def show_next_step(study: str, *, storage: str, workers: int | None, limits: Lim
         console.print("\n".join(price_lines(found.price)), soft_wrap=True)
         console.print(
             f"About {duration(found.price.device_seconds)} of device time,"
-            f" {duration(found.price.wall_seconds)} with {found.price.workers} workers, Ray's start aside.",
+            f" {duration(found.price.wall_seconds)} with {found.price.workers} workers, without the start of Ray.",
             soft_wrap=True,
         )
 
@@ -102,14 +102,14 @@ def show_next_step(study: str, *, storage: str, workers: int | None, limits: Lim
 def _next_step_lines(found: NextStep) -> Sequence[str]:
     step, name = found.step, found.ledger.declaration.study
     if step is None:
-        return (f"{name}: {what_it_took(found.ledger)}",)
+        return (f"{name}: {settlement_summary(found.ledger)}",)
     return (
         f"{name}: the next step is {step.number}, {PHASE_NAMES[step.phase].lower()}, {count(len(step.points), 'run')}.",
         step.why,
     )
 
 
-def _tell(ledger: Ledger, directory: str, lines: Sequence[str], console: Console) -> None:
+def _print_outcome(ledger: Ledger, directory: str, lines: Sequence[str], console: Console) -> None:
     for text in lines:
         console.print(text, soft_wrap=True)
     if ledger.settlement is not None:

@@ -1,4 +1,4 @@
-"""The ``new`` command's work: a study file of the user's own, begun from one that ships."""
+"""The ``new`` command: writes a study file of the user's own, starting from a shipped one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NAME = re.compile(r'^name = "[^"\n]*"', re.MULTILINE)
 
 
 def new_study(name: str, source: str) -> str:
-    """Write NAME.toml into the current folder, and return what to do with it.
+    """Write NAME.toml into the current folder, and return a message on what to do with it.
 
     Raises:
-        UserError: no such study file to begin from, a name that can't be, or there is such a file.
+        UserError: the source doesn't exist, the name is invalid, or the file exists already.
     """
     target = Path(f"{name}.toml")
     text = read_study(find_study(source))
     made = _NAME.sub(lambda _: f"name = {json.dumps(name)}", text, count=1)
-    parse_study(parse_toml(made, source=target.name), source=target.name)  # the name becomes a folder
+    parse_study(parse_toml(made, source=target.name), source=target.name)  # the name becomes a folder name
     if target.exists():
-        raise UserError(f"{target} is there already\n  Give another name, or move the file away first")
+        raise UserError(f"{target} exists already\n  Give another name, or move the file away first")
     write_output(target, made.encode())
-    return f"{target}, from {source}: `sensitivity plan {target}` says what it costs, and `sensitivity run` runs it"
+    return f"{target}, from {source}: `sensitivity plan {target}` prices it, and `sensitivity run` runs it"

@@ -1,10 +1,10 @@
-"""Standard output and error that can't break the work, whatever they are connected to.
+"""Standard output and error that never interrupt the work, whatever they are connected to.
 
-* Characters that the encoding lacks get ASCII substitutes (``×`` becomes ``x``) instead of an exception.
-* What can't be written is dropped: the reader of a pipe has gone, the disk is full, the terminal was closed. The
-  command goes on, and `StandardStreams.exit_code` tells in the end whether output was lost.
-* A descriptor that was closed at the start is opened on the null device, as it would otherwise become that of the next
-  file or socket, and receive what is printed.
+* Characters that the encoding lacks are replaced by ASCII (``×`` becomes ``x``) instead of raising an exception.
+* Output that can't be written is dropped: the reader of a pipe has exited, the disk is full, the terminal was closed.
+  The command continues, and `StandardStreams.exit_code` reports in the end whether output was lost.
+* A descriptor that was closed at the start is opened on the null device; otherwise the next file or socket would get
+  its number and receive what is printed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _SUBSTITUTES = {
     "±": "+-", "→": "->", "←": "<-", "‘": "'", "’": "'", "“": '"', "”": '"', "√": "sqrt", "µ": "u", "μ": "u",
 }  # fmt: skip
 _SURROGATE_BYTES = range(0xDC80, 0xDD00)
-"""Stand for the bytes of file names that are not valid text (PEP 383)."""
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF, errno.ENXIO)
-"""Errors of a stream that nobody reads any more, which is not a fault."""
+"""Code points that represent the bytes of file names that are not valid text (PEP 383)."""
+_READER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF, errno.ENXIO)
+"""Errors of a stream that nobody reads any more, which don't count as failures."""
 
 
 class StandardStreams:
@@ -41,15 +41,15 @@ class StandardStreams:
         self._out = out
 
     def exit_code(self, code: int, *, failed: int) -> int:
-        """Flush; return `code`, or `failed` with a message where a command that succeeded lost its output.
+        """Flush; return `code`, or `failed` with a message if a command that succeeded lost its output.
 
-        Output whose reader has gone (``| head -1``) counts as read.
+        Output whose reader has exited (``| head -1``) is not lost.
         """
         sys.stdout.flush()
         if code == 0 and self._out is not None and self._out.fault is not None and not self._out.reader_gone:
             print(
                 f"error: standard output can't be written ({self._out.fault.strerror})\n"
-                "  The command has done its work, but what it printed is lost; send its output elsewhere",
+                "  The command succeeded, but what it printed is lost; send its output elsewhere",
                 file=sys.stderr,
             )
             code = failed
@@ -61,7 +61,7 @@ class StandardStreams:
 def standard_streams() -> Iterator[StandardStreams]:
     """Replace ``sys.stdout`` and ``sys.stderr`` by streams whose ``write`` never raises; restore them on exit.
 
-    A stream without a descriptor, such as one that a test or a notebook has put there, stays as it is.
+    A stream without a descriptor, such as one set by a test or a notebook, is left unchanged.
     """
     codecs.register_error("substitute", _substitute)
     for descriptor in range(3):
@@ -82,7 +82,7 @@ def reader_gone() -> bool:
 
 
 class _Output(io.RawIOBase):
-    """A file descriptor for writing that, after its first fault, accepts everything and keeps nothing."""
+    """A writable file descriptor that, after its first error, accepts all output and discards it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -92,10 +92,10 @@ class _Output(io.RawIOBase):
 
     @property
     def reader_gone(self) -> bool:
-        """Whether the fault was that nobody reads: the other end of a pipe, or a terminal that was closed."""
+        """Whether the error was a missing reader: the other end of a pipe, or a terminal that was closed."""
         if self.fault is None:
             return False
-        return self.fault.errno in _GONE or (self.fault.errno == errno.EIO and self._device)
+        return self.fault.errno in _READER_GONE or (self.fault.errno == errno.EIO and self._device)
 
     def writable(self) -> bool:
         return True
@@ -111,22 +111,22 @@ class _Output(io.RawIOBase):
         while self.fault is None:
             try:
                 return os.write(self._descriptor, view)
-            except BlockingIOError:  # a pipe that another process has made non-blocking, and that is full
+            except BlockingIOError:  # a full pipe that another process made non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as error:
-                self._lose(error)
+                self._discard_output(error)
         return len(view)
 
-    def _lose(self, fault: OSError) -> None:
+    def _discard_output(self, fault: OSError) -> None:
         self.fault = fault
-        with contextlib.suppress(OSError):  # child processes, and libraries that know the descriptor, go on too
+        with contextlib.suppress(OSError):  # also for child processes and libraries that use the descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._descriptor)
             os.close(nowhere)
 
 
 def _guarded(stream: TextIO | None, descriptor: int) -> tuple[_Output | None, TextIO]:
-    """Return a stream that can't fail, for the descriptor of `stream`, or for `descriptor` where that is None."""
+    """Return a stream that can't fail, for the descriptor of `stream`, or for `descriptor` if `stream` is None."""
     if stream is None:
         raw = _Output(descriptor)
         return raw, io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="substitute")
@@ -157,7 +157,7 @@ def _reopen_if_closed(descriptor: int) -> None:
 
 
 def _substitute(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what stands for characters that an encoding lacks: a codec's error handler."""
+    """Codec error handler: return substitutes for characters that the encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letter = error.object[error.start]

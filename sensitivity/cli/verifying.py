@@ -1,4 +1,4 @@
-"""The ``verify`` command's work: recorded runs trained again, and compared with what is recorded."""
+"""The ``verify`` command: trains recorded runs again, and compares them with their records."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DIFFERENT_EXIT = 2
 
 
 def verify_study(study_dir: str, *, runs: int, as_json: bool, draw: random.Random | None = None) -> int:
-    """Train a random sample of a study's runs again, say what came of it, and return the exit code."""
+    """Train a random sample of a study's runs again, print the comparison, and return the exit code."""
     directory = place(study_dir)
     manifest = read_manifest(directory)
     packs = recorded_packs(directory, manifest)
     if not packs:
-        raise UserError(f"{directory.uri}: no run has a result of training yet\n  `sensitivity run` trains them")
+        raise UserError(f"{directory.uri}: no run has been trained yet\n  `sensitivity run` trains them")
     origin, found = _origin(directory, manifest), []
     for recorded in sample(packs, runs, draw or random.Random()):
         device = torch.device(recorded.execution.device)
@@ -52,8 +52,8 @@ def _origin(directory: Place, manifest: Manifest) -> Origin:
     snapshot = read_source(directory, manifest.source)
     if manifest.identity is None or (manifest.source and snapshot is None):
         raise UserError(
-            f"{directory.uri}: it was run before a study kept what it was trained on\n"
-            "  Run the same study file again: nothing is trained twice, and what it needs is kept from then on"
+            f"{directory.uri}: it was run by a version that didn't store what a run was trained on\n"
+            "  Run the same study file again: nothing is trained twice, and what is needed is then stored"
         )
     return Origin(
         problem=manifest.spec.required_problem.fixed(),

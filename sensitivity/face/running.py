@@ -110,7 +110,7 @@ def run(
 
         line.show(f"{ready.spec.name}: {extent(ready)}")
         directory = place(os.fspath(storage)).child(ready.spec.name)
-        with sending(directory, targets_of(ready.spec, _several(log)), show=line.show) as sent:
+        with sending(directory, targets_of(ready.spec, _as_sequence(log)), show=line.show) as sent:
             outcome = launch(
                 ready,
                 directory,
@@ -180,7 +180,7 @@ def settle(
         from sensitivity.exporting.live import sending, targets_of
 
         directory = place(os.fspath(storage)).child(ready.spec.name)
-        with sending(directory, targets_of(ready.spec, _several(log)), show=line.show) as sent:
+        with sending(directory, targets_of(ready.spec, _as_sequence(log)), show=line.show) as sent:
             settled = settle_study(
                 ready,
                 directory,
@@ -215,7 +215,7 @@ def _check_budget(**limits: float | None) -> None:
             raise UserError(f"{name}: must be a number above 0, or None for no limit; got {limit!r}")
 
 
-def _several(log: str | Sequence[str] | None) -> Sequence[str] | None:
+def _as_sequence(log: str | Sequence[str] | None) -> Sequence[str] | None:
     return (log,) if isinstance(log, str) else log
 
 

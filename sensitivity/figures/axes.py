@@ -1,4 +1,4 @@
-"""Parts of panels: their titles, and axes that show values themselves."""
+"""Panel titles, and axes with ticks at hyperparameter values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sensitivity.study.hyperparameters import hyperparameter
 
 
 def style_axis(update: Callable[..., Any], parameter: str, values: Sequence[float], row: int, column: int) -> None:
-    """Give an axis through `update` the type, range and ticks that suit `values` of a hyperparameter."""
+    """Set the type, range and ticks of an axis, through its `update` method, to suit `values` of a hyperparameter."""
     low, high = min(values), max(values)
     log = low > 0 and hyperparameter(parameter).scale == "log" and (high == low or high >= 10 * low)
     ends = [math.log10(low), math.log10(high)] if log else [low, high]
@@ -30,13 +30,13 @@ def style_axis(update: Callable[..., Any], parameter: str, values: Sequence[floa
     update(type="log" if log else "linear", range=bounds, row=row, col=column, **ticks)
 
 
-def falls(parameter: str) -> bool:
-    """Whether the coordinate of a hyperparameter, such as 1 − momentum, falls as it rises: its axis does so too."""
+def is_reversed(parameter: str) -> bool:
+    """Whether the axis of a hyperparameter is reversed: its coordinate, such as 1 − momentum, decreases as it grows."""
     return hyperparameter(parameter).scale == "one_minus"
 
 
 def add_panel_title(figure: go.Figure, title: str, row: int, column: int, *, below: str = "") -> None:
-    """Put a bold title above a panel, flush left, and a line `below` it."""
+    """Add a bold, left-aligned title above a panel, with the line `below` under it."""
     figure.add_annotation(
         text=f"<b>{title}</b>" + (f"<br>{below}" if below else ""),
         x=0,
@@ -56,7 +56,7 @@ def add_panel_title(figure: go.Figure, title: str, row: int, column: int, *, bel
 def add_extend_mark(
     figure: go.Figure, edge: Edge, x: float, y: float, theme: Theme, row: int, column: int, *, along_x: bool
 ) -> None:
-    """Put an arrow at a place on the edge of a panel beyond which a better cell may lie."""
+    """Add an arrow on the edge of a panel where a better cell may lie beyond it."""
     high = edge.side == "high"
     symbol = ("right" if high else "left") if along_x else ("up" if high else "down")
     figure.add_trace(

@@ -1,6 +1,6 @@
-"""Every exhibit, in the order in which faces show them.
+"""All exhibits, in display order.
 
-Report, dashboard, ``sensitivity figure`` and Python iterate over this list: an exhibit that is added here is in all.
+Report, dashboard, ``sensitivity figure`` and Python iterate over this list, so an exhibit added here appears in all.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def of_section(section: str) -> tuple[Exhibit[Any], ...]:
 
 
 def find(name: str) -> Exhibit[Any]:
-    """Return the exhibit of that name.
+    """Return the exhibit with this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such exhibit.
     """
     found = next((exhibit for exhibit in EXHIBITS if exhibit.name == name), None)
     if found is None:
@@ -67,11 +67,11 @@ def find(name: str) -> Exhibit[Any]:
 
 
 def show(results: StudyResults, name: str, /, **options: str) -> Computed[Any]:
-    """Return an exhibit of a study with its numbers; options that are not given have their first value.
+    """Compute an exhibit of a study; options that are left out take their first value.
 
     Raises:
-        UserError: no exhibit of that name, or an option or a value that it doesn't have.
-        NothingToShowError: there is nothing to show, and why.
+        UserError: the exhibit, an option or a value of an option doesn't exist.
+        NothingToShowError: there is nothing to show; the message says why.
     """
     exhibit = find(name)
     values = exhibit.values(results)

@@ -1,4 +1,4 @@
-"""The data behind a figure, as a table that can be taken away: CSV, numbers to six digits, which no seed repeats.
+"""The data behind a figure as a table for download: CSV with six significant digits, finer than any seed reproduces.
 
 `sensitivity export` writes every run with full precision.
 """
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 Value = str | int | float | None
 ESTIMATE = ("value", "low", "high", "n")
-"""The columns that `estimated` fills."""
+"""Columns filled by `estimated`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A table: one row an observation of what the figure shows."""
+    """A table with one row per observation that a figure shows."""
 
     columns: tuple[str, ...]
-    """With units where there are any; a column has one kind of value."""
+    """Names, with units if any. All values of a column have the same type."""
     rows: Sequence[Sequence[Value]]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, columns: Sequence[str]) -> Data:
-        """Return these columns of a data frame."""
+        """Return the table of these columns of a data frame."""
         return cls(columns=tuple(columns), rows=frame[list(columns)].to_numpy(dtype=object).tolist())
 
     def fields(self) -> list[list[str]]:
-        """Return the fields of CSV (RFC 4180), quoted where they have to be; names of columns first.
+        """Return the fields of a CSV file (RFC 4180), quoted where needed; the first row holds the column names.
 
-        A value that is not there is empty, an infinite one is inf.
+        A missing value is empty, an infinite one is ``inf``.
         """
         return [[_field(name) for name in self.columns], *([_field(value) for value in row] for row in self.rows)]
 

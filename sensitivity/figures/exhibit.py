@@ -1,8 +1,8 @@
-"""``Exhibit``: one thing that a study shows, declared once for report, dashboard, terminal and Python.
+"""``Exhibit``: a figure or table of a study, declared once for report, dashboard, terminal and Python.
 
-A face asks an exhibit for the values of its options (which optimizer, which pair), computes it (``computed``), and
-draws it, shows its tables, or hands out its data. An option that is a field of the view, such as the metric, is the
-study's results under another view.
+Each of them reads the values of an exhibit's options (which optimizer, which pair), computes the exhibit
+(``computed``), and then draws it, shows its tables, or exports its data. An option that is a field of the view, such as
+the metric, selects the study's results under another view.
 """
 
 from __future__ import annotations
@@ -24,67 +24,67 @@ from sensitivity.figures.theme import Theme
 
 T = TypeVar("T")
 Options = Mapping[str, str]
-"""Name of an option -> the key of its value."""
+"""Name of an option -> key of its value."""
 Depends = Literal["filters", "metric", "tolerance", "target", "margins", "cells", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """Something in which the cases of an exhibit differ."""
+    """A choice that distinguishes the variants of an exhibit, such as the optimizer."""
 
     name: str
-    """As an argument of ``figure``, and in an address."""
+    """Name as an argument of ``figure``, and in addresses."""
     label: str
-    """What is chosen, such as "Time to target in"."""
+    """Text next to the control, such as "Time to target in"."""
     values: Callable[[StudyResults], Mapping[Any, str]]
-    """Key -> label of each value that the results have."""
+    """Key -> label of each value that the results offer."""
     together: bool = False
-    """Whether all values are shown below each other, rather than one at a time; such are optimizers and questions."""
+    """Whether all values are shown below one another, as for optimizers and questions, rather than one at a time."""
     of_view: bool = False
-    """Whether it is the field of ``View`` of this name, whose value is what is looked at unless another is given."""
+    """Whether it is the field of ``View`` with this name, and defaults to the current view's value."""
     free: bool = False
-    """Whether its values are many and go with any of the others: what is shown unasked has the first."""
-    none: Callable[[StudyResults], str] = lambda _: NO_RESULT
-    """Why there is nothing to show where it has no value."""
+    """Whether it has many values, each valid with any other option; only the first is shown by default."""
+    why_empty: Callable[[StudyResults], str] = lambda _: NO_RESULT
+    """Explains why there is nothing to show if the option has no values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit(Generic[T]):
-    """What a study shows of one thing."""
+    """A figure or table of a study."""
 
     name: str
-    """As an argument of ``sensitivity figure``, in addresses and file names."""
+    """Name as an argument of ``sensitivity figure``, in addresses and in file names."""
     section: str
-    """The section of the report, and so the page of the dashboard, that it belongs to (``catalogue.SECTIONS``)."""
+    """Section of the report, and therefore page of the dashboard, that shows it (``sections.SECTIONS``)."""
     title: str
-    """What it shows, for those who can't see it."""
+    """What it shows; also the text alternative for screen readers."""
     compute: Callable[..., T]
-    """Of ``StudyResults`` and the options by name. Raises NothingToShowError where there is nothing."""
+    """Takes ``StudyResults`` and the options by name. Raises NothingToShowError if there is nothing to show."""
     draw: Callable[[T, Theme], go.Figure] | None = None
     data: Callable[[T], Data]
-    """The numbers behind it, to be taken away."""
+    """Returns the numbers behind it, for download."""
     tables: Callable[[T], Sequence[Table]] = lambda _: ()
-    """What is shown as a table, below the figure if there is one."""
+    """Returns the tables that are shown, below the figure if there is one."""
     notes: Callable[[T], Sequence[str]] = lambda _: ()
-    """What has to be known to read it."""
+    """Returns notes that the reader needs to interpret it."""
     options: tuple[Option, ...] = ()
     depends: tuple[Depends, ...]
-    """What of the view it shows."""
+    """Fields of the view that it depends on."""
     in_paper: bool = False
-    """Whether `sensitivity paper` prints it."""
+    """Whether `sensitivity paper` includes it."""
     choosable: bool = False
-    """Whether its marks are cells that can be chosen (``customdata`` is their ids)."""
+    """Whether its marks are cells that can be selected (``customdata`` holds their ids)."""
     of_runs: bool = False
-    """Whether its marks are single runs (``customdata`` is their ids), so that a page with a list of runs narrows it as
-    the list is, and opens the run of a mark."""
+    """Whether its marks are single runs (``customdata`` holds their ids). A page with a list of runs then applies the
+    filters of the list to it, and opens the run of a mark that is clicked."""
     in_report: bool = True
-    """Whether a report shows it; what is explored by its options is left to the other faces."""
+    """Whether the report includes it; exhibits meant for interactive exploration are left out."""
     steps: tuple[Callable[[StudyResults], object], ...] = ()
-    """Of one that takes long: the answers that it needs, which a page computes one after the other once it has shown
-    what is quick, so that nobody waits for all of them."""
+    """For a slow exhibit: the answers that it needs. A page computes them one by one after it has shown the fast
+    exhibits, so that a reader need not wait for all of them."""
 
     def cases(self, results: StudyResults) -> Iterator[dict[str, str]]:
-        """Yield the options of each of its figures: every combination of their values, of free ones the first."""
+        """Yield the options of each of its figures: all combinations of values, with only the first of free options."""
         values = [
             [(option.name, key) for key in option.values(results)][: 1 if option.free else None]
             for option in self.options
@@ -92,13 +92,13 @@ class Exhibit(Generic[T]):
         yield from map(dict, itertools.product(*values))
 
     def values(self, results: StudyResults) -> dict[str, Mapping[str, str]]:
-        """Return the values of each option, key -> label."""
+        """Return the values of each option: key -> label."""
         return {option.name: option.values(results) for option in self.options}
 
 
 @dataclass(frozen=True)
 class Computed(Generic[T]):
-    """An exhibit with its numbers."""
+    """An exhibit with its computed numbers."""
 
     exhibit: Exhibit[T]
     result: T
@@ -106,35 +106,36 @@ class Computed(Generic[T]):
 
     @property
     def name(self) -> str:
-        """A name that is unique in a study and can be a file's."""
+        """Name that is unique in a study and valid as a file name."""
         return "-".join((self.exhibit.name, *self.options.values()))
 
     def figure(self, theme: Theme) -> go.Figure | None:
-        """Return the figure; None of an exhibit that is tables alone."""
+        """Return the figure, or None if the exhibit consists of tables only."""
         return None if self.exhibit.draw is None else self.exhibit.draw(self.result, theme)
 
     @property
     def data(self) -> Data:
-        """The numbers behind it."""
+        """The numbers behind it, for download."""
         return self.exhibit.data(self.result)
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """What is shown as tables; none that is empty."""
+        """The tables to show, without empty ones."""
         return tuple(table for table in self.exhibit.tables(self.result) if table)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What has to be known to read it, each once."""
+        """Notes that the reader needs to interpret it, without repetitions."""
         return merged(self.exhibit.notes(self.result))
 
 
 def computed(exhibit: Exhibit[T], results: StudyResults, /, **options: str) -> Computed[T]:
-    """Return an exhibit with its numbers; options that are not given have their first value.
+    """Compute an exhibit; options that are left out take their first value.
 
     Raises:
-        NothingToShowError: there is nothing to show, and why.
-        KeyError: an option or a value that the exhibit doesn't have (``catalogue.figure`` tells what is allowed).
+        NothingToShowError: there is nothing to show; the message says why.
+        KeyError: the exhibit has no such option or value (``catalogue.show`` raises an error that lists the allowed
+            ones).
     """
     unknown = [name for name in options if name not in {option.name for option in exhibit.options}]
     if unknown:
@@ -143,40 +144,40 @@ def computed(exhibit: Exhibit[T], results: StudyResults, /, **options: str) -> C
     for option in exhibit.options:
         values = option.values(results)
         if not values:
-            raise NothingToShowError(option.none(results))
+            raise NothingToShowError(option.why_empty(results))
         chosen[option.name] = options.get(option.name, next(iter(values)))
         if chosen[option.name] not in values:
             raise KeyError(chosen[option.name])
-    looked_at = {option.name: chosen[option.name] for option in exhibit.options if option.of_view}
-    rest = {name: key for name, key in chosen.items() if name not in looked_at}
-    return Computed(exhibit, exhibit.compute(results.under(**looked_at), **rest), chosen)
+    view_options = {option.name: chosen[option.name] for option in exhibit.options if option.of_view}
+    rest = {name: key for name, key in chosen.items() if name not in view_options}
+    return Computed(exhibit, exhibit.compute(results.under(**view_options), **rest), chosen)
 
 
-# Options that several exhibits have.
+# Options that several exhibits share.
 
 
 def optimizers(results: StudyResults) -> Mapping[str, str]:
-    """Return the optimizers that are looked at, by name."""
+    """Return the optimizers in the current view: name -> label."""
     return {name: optimizer_name(name) for name in results.optimizers}
 
 
 def metrics(results: StudyResults) -> Mapping[str, str]:
-    """Return the metric that is looked at, then the others that some run has a value of."""
+    """Return the metric of the current view, followed by the other metrics that have a value in some run."""
     return {metric.name: metric.label for metric in (results.metric, *results.metrics)}
 
 
 def pairs(results: StudyResults) -> Mapping[str, str]:
-    """Return the pairs that are compared, that of the primary claim first."""
+    """Return the compared pairs, with that of the primary claim first."""
     return {key: " against ".join(map(optimizer_name, pair)) for key, pair in _keyed_pairs(results).items()}
 
 
 def pair_of(results: StudyResults, key: str) -> tuple[str, str]:
-    """Return the pair that an option's key names."""
+    """Return the pair that belongs to the key of an option."""
     return _keyed_pairs(results)[key]
 
 
 def _keyed_pairs(results: StudyResults) -> dict[str, tuple[str, str]]:
-    """Return the pairs by key; names may have a "-" too, but no "~", so that no two pairs share one."""
+    """Return the pairs by key. Names may contain "-" but not "~", so the keys are unique."""
     times = Counter(map("-".join, results.pairs))
     return {("-" if times["-".join(pair)] == 1 else "~").join(pair): pair for pair in results.pairs}
 
@@ -187,5 +188,5 @@ PAIR = Option(
     name="pair",
     label="Compared",
     values=pairs,
-    none=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
+    why_empty=lambda results: " ".join(caution.text for caution in results.why_not) or NO_RESULT,
 )

@@ -1,4 +1,4 @@
-"""A grid of two hyperparameters as a heatmap: cells at integer positions, labelled with their values."""
+"""A grid of two hyperparameters as a heatmap, with cells at integer positions and value labels on the axes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sensitivity.figures.scales import Scale
 from sensitivity.figures.theme import Theme
 
 _PANEL_WIDTH = 1020
-"""Pixels that all panels of a row share, about, on a desktop's page."""
+"""Approximate total width in pixels of the panels of a row, on a desktop page."""
 
-_MOST_VALUES = 120
-"""Cells of a panel with their values written in them; where there are more, hovering over a cell tells its value."""
+_MAX_VALUES = 120
+"""Largest number of cells in a panel whose values are written in the cells; beyond it they appear on hover only."""
 
 _LEGEND: dict[CellState, str] = {
     "diverged": "every seed diverged",
@@ -28,7 +28,7 @@ _LEGEND: dict[CellState, str] = {
 
 
 def grid_height(map_: RobustnessMap) -> int:
-    """Return the height in pixels of a panel that shows `map_`."""
+    """Return the height in pixels of the panel of `map_`."""
     rows = len(map_.y_values)
     return min(max(38 * rows, min(58 * rows, 240)), 600) if rows else 300
 
@@ -43,7 +43,7 @@ def add_grid(
     shown: set[str],
     columns: int,
 ) -> None:
-    """Add the heatmap of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
+    """Add the heatmap of `map_` to a panel; adds new legend entries to the set `shown`."""
     xs = {value: k for k, value in enumerate(map_.x_values)}
     ys = {value: k for k, value in enumerate(map_.y_values)}
     placed = [(xs[cell.x], ys[cell.y], cell) for cell in map_.cells]
@@ -57,7 +57,7 @@ def add_grid(
     width = _PANEL_WIDTH / columns / len(xs)
     height = grid_height(map_) / len(ys)
     add(_heatmap(map_, placed, scale))
-    if width >= 30 and height >= 15 and len(placed) <= _MOST_VALUES:
+    if width >= 30 and height >= 15 and len(placed) <= _MAX_VALUES:
         add(_values(map_, placed, scale, spread=width >= 62 and height >= 32))
     for state, legend in _LEGEND.items():
         cells = [item for item in placed if item[2].state == state]
@@ -86,7 +86,7 @@ def add_grid(
             lambda c: bool(c.diverged and c.completed),
             (0.36, 0.34),
         ),
-        ("can't be told from the best", "circle", 6, "#ffffff", lambda c: c.like_best, (-0.36, 0.33)),
+        ("indistinguishable from the best", "circle", 6, "#ffffff", lambda c: c.like_best, (-0.36, 0.33)),
         ("best", "star", 12, "#ffffff", lambda c: c is best, (-0.34, 0.32)),
     ]
     for name, symbol, size, fill, chosen, (dx, dy) in marks:
@@ -134,7 +134,7 @@ def _heatmap(map_: RobustnessMap, placed: Sequence[tuple[int, int, Cell]], scale
 
 
 def _values(map_: RobustnessMap, placed: Sequence[tuple[int, int, Cell]], scale: Scale, *, spread: bool) -> go.Scatter:
-    """Write the cells' values in black or white, whichever reads better on the cell."""
+    """Return the cells' values as text in black or white, whichever has more contrast."""
     cells = [item for item in placed if item[2].state == "measured"]
     return go.Scatter(
         x=[x for x, _, _ in cells],
@@ -169,7 +169,7 @@ def _hatched(
     pattern: dict[str, object],
     theme: Theme,
 ) -> go.Bar:
-    """Cells without a value, one bar each (a heatmap can't be hatched)."""
+    """Return cells without a value as one bar each, since a heatmap can't be hatched."""
     return go.Bar(
         x=[x for x, _, _ in cells],
         base=[y - 0.5 for _, y, _ in cells],

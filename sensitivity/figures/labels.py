@@ -1,4 +1,4 @@
-"""Names and numbers in words, for figures, tables and sentences alike."""
+"""Names and numbers in words, for figures, tables and sentences."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from sensitivity.study.words import number as number
 
 
 def safe(text: object) -> str:
-    """Escape text from outside, for HTML and for Plotly's subset of it."""
+    """Escape text that comes from users, for HTML and for Plotly's subset of it."""
     return html.escape(str(text))
 
 
 def capitalized(text: str) -> str:
-    """Return a text whose first letter is a capital one; abbreviations in it stay as they are."""
+    """Return `text` with its first letter capitalized; the rest is unchanged, so abbreviations survive."""
     return text[:1].upper() + text[1:]
 
 
 def optimizer_label(name: str) -> str:
-    """Return an optimizer's name as it is read, escaped."""
+    """Return the display name of an optimizer, escaped."""
     return safe(optimizer_name(name))
 
 
 def parameter_label(name: str) -> str:
-    """Return a hyperparameter's name as it is read, escaped."""
+    """Return the display name of a hyperparameter, escaped."""
     return safe(parameter_name(name))
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """Return labels as short as keeps them distinct, of two significant digits or more."""
+    """Return the shortest labels that are distinct, with at least two significant digits."""
     for digits in range(2, 7):
         labels = [number(value, digits) for value in values]
         if len(set(labels)) == len(set(values)):
@@ -54,17 +54,17 @@ def metric_value(metric: Metric, value: float) -> str:
 
 
 def target_label(metric: Metric, level: float) -> str:
-    """Return a target in words."""
+    """Return a target in words, such as "test accuracy ≥ 95.0%"."""
     return f"{metric.label} {'≤' if metric.lower_is_better else '≥'} {metric_value(metric, level)}"
 
 
 def target_in_words(target: Target | None) -> str:
-    """Return a target in words; empty without one."""
+    """Return a target in words, or an empty text without a target."""
     return "" if target is None else target_label(METRICS[target[0]], target[1])
 
 
 def interval_text(estimate: Estimate, digits: int = 3) -> str:
-    """Return an estimate with its interval, "≤" of one that only has an upper bound; a dash where there is no value."""
+    """Return an estimate with its interval; "≤" if it is only an upper bound, a dash if there is no value."""
     if not estimate.known or estimate.interval is None:
         return number(estimate.value, digits)
     if estimate.interval[0] == 0 < estimate.interval[1] == estimate.value:
@@ -74,12 +74,12 @@ def interval_text(estimate: Estimate, digits: int = 3) -> str:
 
 
 def level_in_words(alpha: float) -> str:
-    """Return the level of an interval, such as "97.5%"."""
+    """Return the confidence level of an interval, such as "97.5%"."""
     return f"{100 * (1 - alpha):.4g}%"
 
 
 def settings(parameters: Parameters) -> str:
-    """Return hyperparameters in words, not escaped; a dash for none."""
+    """Return hyperparameters in words, not escaped; a dash if there are none."""
     return ", ".join(f"{parameter_name(name)} {number(value, 3)}" for name, value in parameters) or "–"
 
 
@@ -92,7 +92,7 @@ def configuration(map_: RobustnessMap, cell: Cell) -> str:
 
 
 def cell_hover(map_: RobustnessMap, cell: Cell) -> str:
-    """Return all that is known of a cell, in lines."""
+    """Return the hover text of a cell, one line per fact."""
     n = cell.completed + cell.diverged
     lines = [
         f"<b>{optimizer_label(map_.optimizer)}, batch size {map_.batch_size}</b>",
@@ -108,28 +108,28 @@ def cell_hover(map_: RobustnessMap, cell: Cell) -> str:
     if map_.best_cell is not None and cell.cell_id == map_.best_cell.cell_id:
         lines.append("★ best cell")
     elif cell.like_best:
-        lines.append("○ can't be told from the best")
+        lines.append("○ indistinguishable from the best")
     if cell.in_region:
         lines.append(f"within {tolerance(map_)} of the best")
     return "<br>".join(lines)
 
 
 def status_line(cell: Cell) -> str:
-    """Return a cell's denominators: of the runs planned, how many ended how."""
+    """Return the counts of a cell: how many of its planned runs ended with which status."""
     parts = [f"{cell.completed} of {cell.planned} completed"]
     parts += [f"{n} {what}" for n, what in _other_statuses(cell) if n]
     return ", ".join(parts)
 
 
 def tolerance(map_: RobustnessMap) -> str:
-    """Return the width of the tolerance region."""
+    """Return the width of the tolerance region in words."""
     if map_.metric.percent:
         return f"{100 * map_.epsilon:.3g} percentage point" + ("" if map_.epsilon == 0.01 else "s")
     return number(map_.epsilon, 2)
 
 
 def map_counts(maps: Sequence[RobustnessMap]) -> str:
-    """Return the denominators of the runs behind `maps`."""
+    """Return the counts of the runs behind `maps`, by status."""
     cells = [cell for map_ in maps for cell in map_.cells]
     planned, completed = sum(cell.planned for cell in cells), sum(cell.completed for cell in cells)
     parts = [f"n = {count(planned, 'run')} planned", f"{completed:,} completed"]

@@ -1,4 +1,4 @@
-"""The outline of a set of grid cells, along the cells' edges."""
+"""The outline of a set of grid cells along their edges."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ Corner = tuple[int, int]
 
 
 def outline(cells: Collection[tuple[int, int]]) -> list[tuple[list[float], list[float]]]:
-    """Return closed loops ``(xs, ys)`` around `cells`, given as (column, row); cell centres are integers.
+    """Return closed loops ``(xs, ys)`` around `cells`, given as (column, row), with cell centres at integers.
 
-    Edges run with the region on their left, so holes are loops of their own, and cells that touch in a corner
-    alone are outlined apart.
+    Edges run with the region on their left, so holes are separate loops, and cells that touch only at a corner are
+    outlined separately.
     """
     region = set(cells)
     following: dict[Corner, list[Corner]] = {}
@@ -36,7 +36,7 @@ def outline(cells: Collection[tuple[int, int]]) -> list[tuple[list[float], list[
 
 
 def _take(following: dict[Corner, list[Corner]], corner: Corner, before: Corner | None) -> Corner:
-    """Remove and return the end of an edge from `corner`; where two leave it, the one that turns left."""
+    """Remove an edge that starts at `corner` and return its end; if there are two, take the one that turns left."""
     ends = following[corner]
     chosen = ends[0]
     if len(ends) > 1 and before is not None:

@@ -1,7 +1,7 @@
-"""Drawn configurations of two hyperparameters as points: nothing is interpolated between them.
+"""Sampled configurations of two hyperparameters as points, without interpolation between them.
 
-Momentum is shown as 1 - momentum, in logarithms: from .9 to .99 the step a velocity can take grows tenfold. The larger
-momentum is on top, as in a grid.
+Momentum is shown as 1 - momentum on a logarithmic axis, because from 0.9 to 0.99 the effective step grows tenfold. The
+larger momentum is at the top, as in a grid.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from sensitivity.analysis.maps import Cell, RobustnessMap
-from sensitivity.figures.axes import add_extend_mark, falls, style_axis
+from sensitivity.figures.axes import add_extend_mark, is_reversed, style_axis
 from sensitivity.figures.labels import cell_hover
 from sensitivity.figures.scales import Scale
 from sensitivity.figures.theme import Theme
@@ -28,7 +28,7 @@ def add_points(
     shown: set[str],
     columns: int,
 ) -> None:
-    """Add the points of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
+    """Add the points of `map_` to a panel; adds new legend entries to the set `shown`."""
     declared = hyperparameter(map_.y_name or "")
 
     def add(cells: Sequence[Cell], name: str, **marker: object) -> None:
@@ -92,7 +92,7 @@ def add_points(
     xs, ys = [cell.x for cell in map_.cells], [declared.coordinate(cell.y) for cell in map_.cells]
     style_axis(figure.update_xaxes, map_.x_name, xs + ends[map_.x_name], row, column)
     beyond = [declared.coordinate(value) for value in ends[map_.y_name]]
-    flipped = falls(map_.y_name or "")
+    flipped = is_reversed(map_.y_name or "")
     style_axis(figure.update_yaxes, "" if flipped else map_.y_name or "", ys + beyond, row, column)
     if flipped:
         figure.for_each_yaxis(lambda axis: axis.update(range=axis.range[::-1]), row=row, col=column)

@@ -1,4 +1,4 @@
-"""One hyperparameter as a profile: the median over seeds, and every seed's range."""
+"""Profile of one hyperparameter: the median over seeds, and the range of the seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_profile(
     shown: set[str],
     columns: int,
 ) -> None:
-    """Add the profile of `map_` to a panel; `shown` holds the legend's entries so far, and grows."""
+    """Add the profile of `map_` to a panel; adds new legend entries to the set `shown`."""
 
     def add(name: str, **trace: object) -> None:
         figure.add_trace(go.Scatter(name=name, showlegend=name not in shown, **trace), row=row, col=column)

@@ -1,4 +1,4 @@
-"""Numbers of single runs, which figures lay along their axes: hyperparameters, metrics, and what a run took."""
+"""Numbers of single runs that figures use as axes: hyperparameters, metrics and costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.figures.axes import falls
+from sensitivity.figures.axes import is_reversed
 from sensitivity.figures.labels import metric_value, number, safe
 from sensitivity.figures.scales import metric_scale
 from sensitivity.store.schema import PARAM_PREFIX
@@ -27,28 +27,28 @@ COSTS: Mapping[str, str] = {
     "clip_share": "share of steps clipped",
     "initial_train_loss": "training loss of the untrained network",
 }
-"""Columns of runs with a number beside hyperparameters and metrics, and what they are called."""
+"""Numeric columns of the table of runs other than hyperparameters and metrics -> their labels."""
 _LABELS = {"trial_id": "run", "cell_id": "cell", "started_at": "started", "finished_at": "ended"}
 _WHOLE = ("batch_size", "steps", "pack_size")
 _LOG_FROM = 20.0
-"""Positive numbers whose largest is so many times the smallest lie at their logarithm."""
-_MOST_TICKS = 7
+"""Positive numbers are drawn on a logarithmic axis if the largest is at least this many times the smallest."""
+_MAX_TICKS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """Where runs lie along a number: positions, and positions that are labelled."""
+    """Positions of runs along an axis, with the labelled positions."""
 
     label: str
     places: np.ndarray
-    """[runs]; NaN where a run lacks the number."""
+    """[runs]; NaN for a run without the number."""
     tickvals: tuple[float, ...]
     ticktext: tuple[str, ...]
     reversed: bool = False
 
 
 def column_label(column: str, measured: Iterable[Metric]) -> str:
-    """Return what a column of the table of runs is called."""
+    """Return the label of a column of the table of runs."""
     metric = named(column, measured)
     if metric is not None:
         return metric.label
@@ -58,7 +58,7 @@ def column_label(column: str, measured: Iterable[Metric]) -> str:
 
 
 def column_value(column: str, value: object, measured: Iterable[Metric]) -> str:
-    """Return a value of a column of the table of runs as it is read; a dash where there is none."""
+    """Return a value of a column of the table of runs as text; a dash if there is none."""
     if value is None or value is pd.NaT or value != value or value == "":
         return "–"
     metric = named(column, measured)
@@ -74,7 +74,7 @@ def column_value(column: str, value: object, measured: Iterable[Metric]) -> str:
 
 
 def run_numbers(results: StudyResults) -> dict[str, str]:
-    """Return column -> label of each number that some run has: hyperparameters that vary, metrics, costs."""
+    """Return column -> label of each number that some run has: varied hyperparameters, metrics, costs."""
     runs = results.runs
     parameters = {PARAM_PREFIX + name: safe(hyperparameter(name).label) for name in results.varying}
     metrics = {metric.name: metric.label for metric in dict.fromkeys((results.metric, *results.metrics))}
@@ -83,7 +83,7 @@ def run_numbers(results: StudyResults) -> dict[str, str]:
 
 
 def axis_of(results: StudyResults, runs: pd.DataFrame, column: str) -> Axis:
-    """Return the axis of a number of `runs`, in the coordinate that other figures draw it in."""
+    """Return the axis of a number of `runs`, in the same coordinate as in other figures."""
     values = runs[column].to_numpy(dtype=float)
     metric = named(column, results.spec.measured())
     if metric is not None:
@@ -92,7 +92,7 @@ def axis_of(results: StudyResults, runs: pd.DataFrame, column: str) -> Axis:
         name = column.removeprefix(PARAM_PREFIX)
         declared = hyperparameter(name)
         placed = np.array([declared.coordinate(value) if np.isfinite(value) else np.nan for value in values])
-        return _of_numbers(safe(declared.coordinate_label), placed, reverse=falls(name))
+        return _of_numbers(safe(declared.coordinate_label), placed, reverse=is_reversed(name))
     return _of_numbers(run_numbers(results)[column], values)
 
 
@@ -108,10 +108,10 @@ def _of_numbers(label: str, values: np.ndarray, *, reverse: bool = False) -> Axi
     with np.errstate(divide="ignore", invalid="ignore"):
         places = np.where(np.isfinite(values), np.log10(values) if log else values, np.nan)
     at = np.log10(known) if log else known
-    if len(at) > _MOST_TICKS:
+    if len(at) > _MAX_TICKS:
         low, high = float(at[0]), float(at[-1])
         whole = np.arange(np.ceil(low), np.floor(high) + 1) if log else np.array([])
-        at = whole if len(whole) >= 3 else np.linspace(low, high, _MOST_TICKS - 1)
-        at = at[:: -(-len(at) // _MOST_TICKS)]
+        at = whole if len(whole) >= 3 else np.linspace(low, high, _MAX_TICKS - 1)
+        at = at[:: -(-len(at) // _MAX_TICKS)]
     text = tuple(number(10**value if log else value, 3) for value in at.tolist())
     return Axis(label=label, places=places, tickvals=tuple(at.tolist()), ticktext=text, reversed=reverse)

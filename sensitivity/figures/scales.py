@@ -1,8 +1,8 @@
-"""Where a metric's value lies on an axis or a colour bar.
+"""Positions of metric values on an axis or a colour bar.
 
-The declaration of a metric says how (``Quantity.scale``). Losses lie at their logarithm. Accuracies lie at minus the
-logarithm of the error, 1 - accuracy: 98% and 99% are as far apart as 80% and 90%, and the axis is labelled in accuracy.
-So do others that have a best value; one without lies where it is.
+The declaration of a metric determines its scale (``Quantity.scale``). Losses are placed at their logarithm. Accuracies
+are placed at minus the logarithm of the error, 1 - accuracy, so that 98% and 99% are as far apart as 80% and 90%; the
+axis is labelled in accuracy. The same holds for other metrics with a best value; all others have a linear scale.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from sensitivity.figures.labels import number
 from sensitivity.study.metrics import Metric
 
 _DECADES = 3.0
-"""The most that a scale spans: values better than that are drawn at its good end."""
+"""Largest range of a scale in decades; better values are drawn at its good end."""
 
 _SMALLEST_ERROR = 1e-3
-_INKS = 64
+_STEPS = 64
 _ACCURACIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Positions from `bottom` to `top`, and the values that are labelled."""
+    """Positions from `bottom` to `top`, with labelled values."""
 
     metric: Metric
     bottom: float
@@ -53,11 +53,11 @@ class Scale:
     def ink_on(self, value: float) -> str:
         """Return black or white, whichever has more contrast with the colour of `value`."""
         fraction = (self.position(value) - self.bottom) / (self.top - self.bottom)
-        return _inks(self.colours)[round(fraction * _INKS)]
+        return _text_colours(self.colours)[round(fraction * _STEPS)]
 
 
 def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math.nan) -> Scale:
-    """Return a scale over `values`, clipped at `worst` where that is finite, and labelled so."""
+    """Return a scale over `values`, clipped at `worst` if that is finite; its end is then labelled with ≤ or ≥."""
     positions = [_raw(metric, value) for value in values if math.isfinite(value)]
     end = _raw(metric, worst) if math.isfinite(worst) else None
     bottom, top = min(positions, default=end or 0.0), max(positions, default=end or 0.0)
@@ -84,16 +84,16 @@ def metric_scale(metric: Metric, values: Iterable[float], *, worst: float = math
 
 
 def map_scale(maps: Sequence[RobustnessMap]) -> Scale:
-    """Return one scale for maps of one metric, clipped at the untrained network."""
+    """Return the common scale of maps of one metric, clipped at the value of the untrained network."""
     medians = [cell.median for map_ in maps for cell in map_.cells if cell.completed]
     return metric_scale(maps[0].metric, medians, worst=maps[0].untrained)
 
 
 @functools.cache
-def _inks(colours: str) -> tuple[str, ...]:
-    """Return the ink for `_INKS` + 1 places on a colour scale, by WCAG 2.2's relative luminance."""
+def _text_colours(colours: str) -> tuple[str, ...]:
+    """Return black or white text colours for `_STEPS` + 1 points of a colour scale, by luminance (WCAG 2.2)."""
     inks = []
-    for rgb in sample_colorscale(colours, [k / _INKS for k in range(_INKS + 1)], colortype="tuple"):
+    for rgb in sample_colorscale(colours, [k / _STEPS for k in range(_STEPS + 1)], colortype="tuple"):
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
         inks.append("#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#ffffff")
     return tuple(inks)
@@ -125,7 +125,7 @@ def _ticks(metric: Metric, bottom: float, top: float) -> list[tuple[float, str]]
 
 
 def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
-    """Return round values, from the bottom of the scale to its top."""
+    """Return round values from the bottom of the scale to its top."""
     quantity = metric.quantity
     if metric.percent:
         return list(_ACCURACIES)
@@ -133,8 +133,8 @@ def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
         step = 10.0 ** math.floor(math.log10((top - bottom) / 4))
         step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= (top - bottom) / 8)
         return [k * step for k in range(math.ceil(bottom / step), math.floor(top / step) + 1)]
-    falls = quantity.scale == "distance" and not quantity.lower_is_better  # a large distance lies at the bottom
-    low, high = (-top, -bottom) if falls else (bottom, top)
+    decreasing = quantity.scale == "distance" and not quantity.lower_is_better  # a large distance is at the bottom
+    low, high = (-top, -bottom) if decreasing else (bottom, top)
     decades = range(math.floor(low) - 1, math.ceil(high) + 1)
     steps: Sequence[int] = (1, 2, 5) if top - bottom < 2 else (1,)
     values = [step * 10.0**decade for decade in decades for step in steps]
@@ -143,4 +143,8 @@ def _tick_values(metric: Metric, bottom: float, top: float) -> list[float]:
         values = [step * 10.0**decade / parts for decade in decades for step in range(parts, 10 * parts)]
     if quantity.scale == "log":
         return values
-    return [quantity.perfect - value for value in reversed(values)] if falls else [quantity.perfect + v for v in values]
+    return (
+        [quantity.perfect - value for value in reversed(values)]
+        if decreasing
+        else [quantity.perfect + v for v in values]
+    )

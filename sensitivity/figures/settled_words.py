@@ -1,4 +1,4 @@
-"""What a settlement says, in words: its answers, what they took, and each step of its ledger."""
+"""Sentences about a settlement: its answers, their cost, and each step of its ledger."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _STANDING: dict[Standing, str] = {
     "settled": "settled",
     "open": "open",
 }
-"""As it is read."""
+"""Display names."""
 
 
 def standing_in_words(standing: Standing | None, runs: int) -> str:
-    """Return how far a study has been settled in a few words; empty where nobody has begun."""
+    """Return the state of a study's settlement in a few words; empty if it has not begun."""
     return "" if standing is None else f"{_STANDING[standing]}, {count(runs, 'run')}"
 
 
-def what_it_took(ledger: Ledger) -> str:
-    """Return how far a study has been settled, and in how many runs, beside those of its file's own design."""
+def settlement_summary(ledger: Ledger) -> str:
+    """Return the state of a settlement and the runs it took, compared with the study file's own design."""
     cost, settlement = ledger.cost, ledger.settlement
     took = f"{count(cost.runs, 'run')} and {duration(cost.device_seconds)} of device time"
     grid = ledger.declaration.grid_runs
@@ -39,7 +39,7 @@ def what_it_took(ledger: Ledger) -> str:
 
 
 def settling_price(results: StudyResults) -> str:
-    """Return the most that `settle` takes of a study unless it is told otherwise, at the speed of the study's runs."""
+    """Return the largest cost of `settle` with its default budget, at the speed of the study's runs."""
     ledger, total = results.tables.ledger, results.summary.total
     runs, seconds = total.completed + total.diverged, total.train_seconds + total.eval_seconds
     if ledger is not None and ledger.cost.runs:
@@ -49,10 +49,10 @@ def settling_price(results: StudyResults) -> str:
 
 
 def role(answer: Answer) -> str:
-    """Return what a settled answer may claim."""
+    """Return what may be concluded from a settled answer."""
     if answer.answer == "blocked":
         return "Nothing is claimed."
-    rate = f"{answer.claim.alpha:.2%} at any moment at which it may stop"
+    rate = f"{answer.claim.alpha:.2%} whenever it stops"
     judged = "Judged on fresh seeds that no choice has seen. " if answer.looks else ""
     if answer.claim.confirmatory:
         return f"{judged}Error rate {rate}."
@@ -60,7 +60,7 @@ def role(answer: Answer) -> str:
 
 
 def next_look(answer: Answer) -> str:
-    """Return what the next look would take; empty where none is left or needed."""
+    """Return the cost of the next look; empty if there is none left or none is needed."""
     if not answer.next_look_runs:
         return ""
     return f"The next look takes {count(answer.next_look_runs, 'run')}: settle it again with a larger budget."
@@ -75,7 +75,7 @@ def step_in_words(entry: LedgerEntry) -> str:
 
 
 def runs_by_arm(entry: LedgerEntry) -> str:
-    """Return the runs of a step by optimizer; empty of a step without runs."""
+    """Return the runs of a step by optimizer; empty if the step has no runs."""
     return ", ".join(f"{optimizer_name(arm)} {runs}" for arm, runs in entry.step.runs_by_arm.items())
 
 

@@ -1,4 +1,4 @@
-"""``Table``: rows of words and numbers as they are read, whatever face shows them."""
+"""``Table``: rows of words and numbers for display, in any output."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _NOTHING = ("–", "")
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table to be read; ``data.Data`` is one to be computed with."""
+    """A table for display; ``data.Data`` is a table for computation."""
 
     caption: str
     header: tuple[str, ...]
     rows: Sequence[Sequence[object]]
     """Text and numbers, not escaped."""
     text_columns: int
-    """The first so many columns are words; the others are numbers, and stand to the right."""
+    """Number of leading columns that contain text; the others contain numbers and are right-aligned."""
 
     def without_empty(self, *names: str) -> Table:
-        """Return the table without those of the columns `names` in which no row has anything."""
+        """Return the table without those of the columns `names` that are empty in every row."""
         empty = {
             at for at, name in enumerate(self.header) if name in names and all(row[at] in _NOTHING for row in self.rows)
         }
@@ -35,5 +35,5 @@ class Table:
         )
 
     def __bool__(self) -> bool:
-        """Whether there is a row."""
+        """Whether there are any rows."""
         return bool(self.rows)

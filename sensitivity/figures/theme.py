@@ -1,4 +1,4 @@
-"""One look for every figure, light and dark. Categories are in the colours of Okabe and Ito (2008)."""
+"""Colours and template of all figures, light and dark. Category colours are those of Okabe and Ito (2008)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     "toImageButtonOptions": {"format": "svg"},
 }
-"""For every place that shows a figure: no logo, no button that sends data to a cloud."""
+"""Plotly configuration wherever a figure is displayed: no logo, no button that sends data to a cloud."""
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon")
@@ -25,7 +25,7 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "pentagon")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How one optimizer is drawn wherever it appears."""
+    """Colour, dash and symbol of an optimizer in all figures."""
 
     colour: str
     dash: str
@@ -42,23 +42,23 @@ class Theme:
     grid: str
     paper: str
     hatch_fill: str
-    """Ground of a cell without a value."""
+    """Background of a cell without a value."""
     hatch_line: str
     warning: str
     failed: str
     lean: tuple[str, str, str]
-    """Of a difference: below zero, at zero, above."""
+    """Colours of a difference: below zero, at zero, above zero."""
     categories: tuple[str, ...]
-    """Of optimizers, in the order of the study."""
+    """Colours of optimizers, in the order of the study."""
 
     def category(self, position: int) -> str:
-        """Return the colour of the optimizer at `position`; they repeat, so dashes differ too."""
+        """Return the colour of the optimizer at `position`. Colours repeat, so dashes differ as well."""
         return self.categories[position % len(self.categories)]
 
     def style(self, position: int) -> Style:
-        """Return how the optimizer at `position` is drawn: colour, dash and symbol each tell up to six apart.
+        """Return the style of the optimizer at `position`. Colour, dash and symbol each distinguish up to six.
 
-        Where colours come again, dashes and symbols are those of the next one, so that no pair of up to 36 is alike.
+        When colours repeat, dashes and symbols shift by one, so up to 36 optimizers have distinct styles.
         """
         turn, k = divmod(position, len(self.categories))
         other = (k + turn) % len(DASHES)
@@ -152,12 +152,12 @@ DARK = Theme(
 
 
 def colours(theme: Theme) -> tuple[str, ...]:
-    """Return all colours of a theme, in an order that is every theme's."""
+    """Return all colours of a theme, in the same order for every theme."""
     single = (theme.ink, theme.muted, theme.grid, theme.paper, theme.hatch_fill, theme.hatch_line)
     return (*single, theme.warning, theme.failed, *theme.lean, *theme.categories)
 
 
-def _stand_ins() -> Theme:
+def _placeholder_theme() -> Theme:
     names = iter(f"#fade{k:02x}" for k in range(len(colours(LIGHT))))
     single = {name: next(names) for name in ("ink", "muted", "grid", "paper", "hatch_fill", "hatch_line")}
     warning, failed, *rest = names
@@ -171,5 +171,5 @@ def _stand_ins() -> Theme:
     )
 
 
-ANY = _stand_ins()
-"""Colours that stand for those of a theme, each for one: a figure drawn in them is painted in any theme later."""
+PLACEHOLDER = _placeholder_theme()
+"""Placeholder colours, each for one colour of a theme: a figure drawn with them can be painted in any theme later."""

@@ -1,4 +1,4 @@
-"""Traces that several figures share: points with intervals, and bands."""
+"""Traces shared by several figures: points with intervals, and bands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sensitivity.figures.theme import Style
 
 
 def whiskers(estimates: Sequence[Estimate], colour: str) -> dict[str, object]:
-    """Return error bars for `estimates`; a side that is unbounded, or unknown, has none."""
+    """Return error bars for `estimates`; a side that is unbounded or unknown has none."""
     up, down = [], []
     for estimate in estimates:
         low, high = estimate.interval or (estimate.value, estimate.value)
@@ -22,7 +22,7 @@ def whiskers(estimates: Sequence[Estimate], colour: str) -> dict[str, object]:
 
 
 def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], style: Style) -> go.Scatter | None:
-    """Return a filled band where both ends are known; None where that is nowhere, or at one place alone."""
+    """Return a filled band where both ends are known; None if fewer than two points have both."""
     kept = [k for k, (a, b, c) in enumerate(zip(x, low, high, strict=True)) if all(math.isfinite(v) for v in (a, b, c))]
     if len(kept) < 2:
         return None
@@ -40,6 +40,6 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], style:
 
 
 def numbers(estimate: Estimate) -> tuple[float, float, float]:
-    """Return value, low and high of an estimate; NaN where there is none."""
+    """Return value, low and high of an estimate; NaN for missing ones."""
     low, high = estimate.interval or (math.nan, math.nan)
     return estimate.value, low, high

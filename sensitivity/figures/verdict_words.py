@@ -1,4 +1,4 @@
-"""Verdicts in words: the same sentences in the report, the terminal and the dashboard."""
+"""Sentences of a verdict, the same in the report, the terminal and the dashboard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sensitivity.analysis.verdict import Verdict
 from sensitivity.analysis.view import Target
 from sensitivity.figures.gauge import Gauge, gauge
 from sensitivity.figures.labels import count, interval_text, level_in_words, number, optimizer_name
-from sensitivity.figures.settled_words import next_look, role, settling_price, what_it_took
+from sensitivity.figures.settled_words import next_look, role, settlement_summary, settling_price
 from sensitivity.study import amendments
 from sensitivity.study.primary import Pair
 from sensitivity.study.words import duration
@@ -31,19 +31,19 @@ _HEADLINES = {
     ("sensitivity", "worse"): "{one} is more sensitive than {other}: tuning it takes more trials.",
     ("sensitivity", "equivalent"): "{one} and {other} are equally sensitive, within the margin.",
 }
-_LEANS = {
+_DIRECTIONS = {
     ("scaling", True): "{one} scaling further with batch size than {other}",
     ("scaling", False): "{one} scaling less far with batch size than {other}",
     ("sensitivity", True): "{one} being cheaper to tune than {other}",
-    ("sensitivity", False): "{one} being dearer to tune than {other}",
+    ("sensitivity", False): "{one} being more costly to tune than {other}",
 }
-"""By whether the candidate is ahead."""
-_NOT_ASKED = (
-    "The settlement wasn't asked this question with this target and margin, and the design of the study file has not"
+"""By question, and by whether the candidate is ahead."""
+_NOT_COVERED = (
+    "The settlement did not cover this question with this target and margin, and the design of the study file has not"
     " been run."
 )
-_SETTLE = "Or let it settle itself: `sensitivity settle` runs what the questions need, on fresh seeds. {price}"
-_RUNNING = "The study is running: what is missing of its runs is on the way, and the answer may change."
+_SETTLE_HINT = "Or let `sensitivity settle` run what the questions need, on fresh seeds. {price}"
+_RUNNING = "The study is running: its missing runs are in progress, and the answer may change."
 _ROLES = {
     "primary": "The claim of this study, declared before it ran. Error rate {rate}.",
     "confirmatory": "One of the claims that share the study's error rate. Error rate {rate}.",
@@ -53,40 +53,40 @@ _ROLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """Something that would settle a question, as it is read."""
+    """A step that would settle a question, in words."""
 
     text: str
-    """In words, with its cost."""
+    """Description with its cost."""
     code: str
-    """That of a ``Remedy``; settle where the study settles itself."""
+    """Code of a ``Remedy``; "settle" for a settlement."""
     edits: tuple[Edit, ...] = ()
-    """What to change in the study file for it, where that is known to the letter."""
+    """Changes to the study file for it, if they are known exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A verdict as it is read."""
+    """A verdict in words."""
 
     question: str
     answer: str
-    """better, worse, equivalent or undetermined; of a settlement also blocked: no budget would do."""
+    """better, worse, equivalent or undetermined; for a settlement also blocked, if no budget would suffice."""
     headline: str
     role: str
-    """What the verdict may claim: the study's own claim, one of several, or exploratory; and its error rate."""
+    """What may be concluded: the study's own claim, one of several, or exploratory; and its error rate."""
     effect: str
-    """How large the difference is; empty where it is unknown."""
+    """How large the difference is; empty if it is unknown."""
     reasons: tuple[str, ...]
     settle: tuple[Proposal, ...]
     """What would settle it, with its cost."""
     gauge: Gauge | None = None
-    """Its interval against the margin; None where there is none."""
+    """The interval and the margin; None without an interval."""
 
 
 def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ...]:
-    """Return the answers to a study's questions as they are read, of one pair or all.
+    """Return the answers to a study's questions in words, for one pair or all.
 
-    A question that was settled has the answer of the settlement instead of that of the study file's own design. One
-    that the settlement was not asked is left open in a sentence while that design has no runs.
+    For a question that was settled, the answer of the settlement replaces that of the study file's own design. For a
+    question that the settlement did not cover, a sentence says so while that design has no runs.
     """
     ledger = results.tables.ledger
     found = []
@@ -97,34 +97,34 @@ def answers(results: StudyResults, pair: Pair | None = None) -> tuple[Answer, ..
             found.append(_settled(conclusion.settled))
             continue
         own = answer_in_words(conclusion.claim, target=results.target, running=results.tables.running)
-        if OWN_DESIGN_WAITS in results.cautions:  # of which every reason would say that it has no runs
-            own = replace(own, reasons=(_NOT_ASKED,), settle=own.settle[:1])
+        if OWN_DESIGN_WAITS in results.cautions:  # otherwise every reason would say that it has no runs
+            own = replace(own, reasons=(_NOT_COVERED,), settle=own.settle[:1])
         further = ""
         if ledger is not None and ledger.settlement is None:
-            further = f"A settlement is under way, and the same command goes on with it. {what_it_took(ledger)}"
+            further = f"A settlement is under way; the same command continues it. {settlement_summary(ledger)}"
         elif ledger is None and own.answer == "undetermined" and results.spec.observed is None:
-            further = _SETTLE.format(price=settling_price(results))
-        found.append(replace(own, settle=(*own.settle, _itself(further))) if further else own)
+            further = _SETTLE_HINT.format(price=settling_price(results))
+        found.append(replace(own, settle=(*own.settle, _settle_proposal(further))) if further else own)
     return tuple(found)
 
 
-def _itself(text: str) -> Proposal:
+def _settle_proposal(text: str) -> Proposal:
     return Proposal(text=text, code="settle")
 
 
 def _settled(answer: amendments.Answer) -> Answer:
-    """Return an answer of a settlement as it is read."""
+    """Return an answer of a settlement in words."""
     names = {"one": optimizer_name(answer.claim.candidate), "other": optimizer_name(answer.claim.reference)}
     headline = _HEADLINES.get((answer.claim.question, answer.answer))
     more = next_look(answer)
     return Answer(
         question=_QUESTIONS[answer.claim.question].format(**names),
         answer=answer.answer,
-        headline=headline.format(**names) if headline else _not_settled(answer, names),
+        headline=headline.format(**names) if headline else _unsettled_headline(answer, names),
         role=role(answer),
         effect=answer.says,
         reasons=merged(text for text in (answer.reason,) if text and text not in answer.says),
-        settle=(_itself(more),) if more else (),
+        settle=(_settle_proposal(more),) if more else (),
         gauge=gauge(
             ratio=answer.estimate,
             ends=(answer.low, answer.high),
@@ -136,10 +136,10 @@ def _settled(answer: amendments.Answer) -> Answer:
 
 
 def answer_in_words(claim: Claim, *, target: Target | None = None, running: bool = False) -> Answer:
-    """Return a verdict as it is read; one on a study that is running says so instead of asking for it to be run."""
+    """Return a verdict in words; if the study is running, the text says so instead of proposing to run it."""
     verdict = claim.verdict
     names = {"one": optimizer_name(verdict.candidate), "other": optimizer_name(verdict.reference)}
-    headline = _HEADLINES.get((verdict.question, verdict.answer), _open(verdict, running=running))
+    headline = _HEADLINES.get((verdict.question, verdict.answer), _open_headline(verdict, running=running))
     rate = f"{claim.rate:.2%}" if claim.rate else "0: nothing is claimed at this look"
     return Answer(
         question=_QUESTIONS[verdict.question].format(**names),
@@ -179,25 +179,25 @@ def _gauge(verdict: Verdict, names: dict[str, str]) -> Gauge | None:
     )
 
 
-def _open(verdict: Verdict, *, running: bool) -> str:
-    """Return the headline of a question without an answer: which way it points, if any, to be filled with names."""
+def _open_headline(verdict: Verdict, *, running: bool) -> str:
+    """Return the headline of a question without an answer, with name fields: which way it points, if any."""
     low, high = verdict.effect.interval or (math.nan, math.nan)
     if math.isnan(low) and math.isnan(high):
-        return "Still running: nothing can be told so far." if running else "This study can't tell."
+        return "Still running: no conclusion yet." if running else "This study can't answer it."
     begun = "Still running. So far it" if running else "Not settled. It"
     if low <= 1 <= high:
         return f"{begun} may be either way."
-    return f"{begun} points to {_LEANS[verdict.question, (low > 1) == (verdict.question == 'scaling')]}."
+    return f"{begun} points to {_DIRECTIONS[verdict.question, (low > 1) == (verdict.question == 'scaling')]}."
 
 
-def _not_settled(answer: amendments.Answer, names: dict[str, str]) -> str:
+def _unsettled_headline(answer: amendments.Answer, names: dict[str, str]) -> str:
     """Return the headline of a question that a settlement has left open."""
     if answer.answer == "blocked":
-        return "No budget would settle this study as it is."
+        return "No budget would settle this study as declared."
     if answer.direction not in ("better", "worse"):
         return "Not settled."
-    leans = _LEANS[answer.claim.question, answer.direction == "better"]
-    return f"Not settled. It points to {leans.format(**names)}."
+    direction = _DIRECTIONS[answer.claim.question, answer.direction == "better"]
+    return f"Not settled. It points to {direction.format(**names)}."
 
 
 def _effect(verdict: Verdict, names: dict[str, str]) -> str:

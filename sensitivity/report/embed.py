@@ -1,8 +1,8 @@
-"""Figures inside a page: plotly.js once, and each figure and its data by themselves, compressed with gzip in base 64.
+"""Figures inside a page: plotly.js once, and each figure and its data compressed with gzip in base 64.
 
 The page unpacks them with the browser's own ``DecompressionStream`` and draws a figure when it scrolls into view, so
-that a report of many figures opens at once. A figure is drawn in stand-in colours (``theme.ANY``), which the page
-replaces by those of the theme that is shown; the template is there once.
+that a report with many figures opens at once. A figure is drawn in placeholder colours (``theme.PLACEHOLDER``), which
+the page replaces by those of the current theme; the template is embedded once.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sensitivity.figures.data import Data
-from sensitivity.figures.theme import ANY, CONFIG, DARK, LIGHT, Theme, colours
+from sensitivity.figures.theme import CONFIG, DARK, LIGHT, PLACEHOLDER, Theme, colours
 
-_MOST_ROWS = 6_000
-"""Of a figure's data in the page; `sensitivity export` writes all runs, the study's folder `curves` has the rest."""
+_MAX_ROWS = 6_000
+"""Largest number of data rows per figure; `sensitivity export` writes all runs, the folder `curves` has the curves."""
 _WIDE = 1000
-"""Pixels below which a figure is scrolled, where it doesn't say itself."""
+"""Page width in pixels below which a figure without a width of its own is scrolled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A figure that the page holds, or data alone."""
+    """A figure with its data, or data alone, in a page."""
 
     name: str
-    """Unique in the page, and can be a file's."""
+    """Name that is unique in the page and valid as a file name."""
     table: str
-    """The name under which its data are held."""
+    """Name under which its data are stored."""
     rows: int
-    """Of its data, ..."""
+    """Number of rows of its data."""
     held: int
-    """... of which the page holds the first so many."""
+    """Number of rows in the page, from the first."""
     title: str = ""
-    """Empty of data alone, as are the next two."""
+    """Empty for data alone, as are the next two fields."""
     height: int = 0
     width: int = 0
-    """Pixels below which it is scrolled."""
+    """Page width in pixels below which it is scrolled."""
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """In which it can be taken away."""
+        """File formats in which it can be downloaded."""
         return ("csv", "svg", "png") if self.title else ("csv",)
 
 
@@ -56,14 +56,14 @@ class Figures:
     """The figures of a page, collected while its sections are written."""
 
     drawn: dict[str, str] = field(default_factory=dict)
-    """The JSON of each, in stand-in colours, by a name that is unique and can be a file's."""
+    """Name that is unique and valid as a file name -> JSON of the figure in placeholder colours."""
     packed: list[str] = field(default_factory=list)
-    """Their script elements."""
+    """Script elements of the figures and data."""
     tables: dict[str, str] = field(default_factory=dict)
-    """Data -> the figure whose script element holds them: what several figures show is there once."""
+    """Data -> name of the script element that contains them: data of several figures are stored once."""
 
     def add(self, name: str, figure: go.Figure, data: Data) -> Embedded:
-        """Hold a figure, drawn in ``theme.ANY``, and its data."""
+        """Add a figure, drawn with ``theme.PLACEHOLDER``, and its data."""
         self.drawn[name] = _content(figure)
         self.packed.append(_packed(f"figure-{name}", self.drawn[name]))
         layout = figure.layout
@@ -75,8 +75,8 @@ class Figures:
         )
 
     def add_data(self, name: str, data: Data) -> Embedded:
-        """Hold data that have no figure."""
-        held = Data(columns=data.columns, rows=data.rows[:_MOST_ROWS])
+        """Add data without a figure."""
+        held = Data(columns=data.columns, rows=data.rows[:_MAX_ROWS])
         table = "".join(",".join(row) + "\r\n" for row in held.fields())
         if table not in self.tables:
             self.tables[table] = name
@@ -84,18 +84,18 @@ class Figures:
         return Embedded(name=name, table=self.tables[table], rows=len(data.rows), held=len(held.rows))
 
     def scripts(self) -> str:
-        """Return the script elements that hold the figures and data and, if there is a figure, library and themes."""
+        """Return the script elements of the figures and data and, if there is a figure, of the library and themes."""
         if not self.drawn:
             return "".join(self.packed)
-        themes = {theme.name: dict(zip(colours(ANY), colours(theme), strict=True)) for theme in (LIGHT, DARK)}
+        themes = {theme.name: dict(zip(colours(PLACEHOLDER), colours(theme), strict=True)) for theme in (LIGHT, DARK)}
         shared = json.dumps({"config": CONFIG, "template": _template(), "themes": themes})
         return "".join((_library(), _packed("shared", shared), *self.packed))
 
 
 def in_theme(figure: str, theme: Theme) -> dict[str, Any]:
-    """Return a figure of `Figures.drawn` in the colours of a theme, with its template: what Plotly draws."""
+    """Return a figure of `Figures.drawn` in the colours of a theme, with its template, ready for Plotly."""
     text = figure
-    for stand_in, colour in zip(colours(ANY), colours(theme), strict=True):
+    for stand_in, colour in zip(colours(PLACEHOLDER), colours(theme), strict=True):
         text = text.replace(stand_in, colour)
     content: dict[str, Any] = json.loads(text)
     content["layout"]["template"] = theme.template().to_plotly_json()
@@ -103,16 +103,16 @@ def in_theme(figure: str, theme: Theme) -> dict[str, Any]:
 
 
 def _content(figure: go.Figure) -> str:
-    """Return data and layout without what a page has no use for: the template, cell ids, digits beyond a screen's."""
+    """Return data and layout without what a page doesn't need: the template, cell ids, excess digits."""
     content = json.loads(figure.to_json(), parse_float=lambda text: float(f"{float(text):.5g}"))
     content["layout"].pop("template", None)
     for trace in content["data"]:
-        trace.pop("customdata", None)  # what a click in the dashboard asks for
+        trace.pop("customdata", None)  # used only by clicks in the dashboard
     return json.dumps({"data": content["data"], "layout": content["layout"]}, separators=(",", ":"))
 
 
 def _template() -> Any:
-    empty = go.Figure(layout={"template": ANY.template()})
+    empty = go.Figure(layout={"template": PLACEHOLDER.template()})
     return json.loads(empty.to_json())["layout"]["template"]
 
 

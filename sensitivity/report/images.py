@@ -1,4 +1,4 @@
-"""Figures as files: PNG, SVG and PDF, all drawn in one browser, without a request to anywhere."""
+"""Figures as files: PNG, SVG and PDF, all drawn in one local browser without network requests."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from sensitivity.study.whole_files import Written, output_faults, write_output
 FORMATS = ("png", "svg")
 _WIDEST = 1180
 _TIMEOUT_S = 120
-"""For one figure: the first one waits for the browser."""
+"""Per figure; the first one includes the start of the browser."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A figure and the file that it is drawn into, by the suffix of its name."""
+    """A figure and its output file, whose suffix determines the format."""
 
     path: Path
     figure: Mapping[str, Any]
     """Data and layout, as Plotly draws them."""
     width: float
-    """In pixels."""
+    """Width in pixels."""
 
     @classmethod
     def of(cls, path: Path, figure: go.Figure) -> Image:
-        """Return a figure that says how wide it is."""
+        """Return an image of a figure whose layout has a width."""
         return cls(path=path, figure=figure.to_plotly_json(), width=float(figure.layout.width))
 
 
 def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Written, ...]:
-    """Write each figure of a report's ``figures`` to `folder` as PNG (two pixels a point) and SVG; return the files.
+    """Write each figure of a report's ``figures`` to `folder` as PNG (2 pixels per point) and SVG; return the files.
 
     Raises:
-        UserError: no Chromium or Chrome, a figure can't be drawn, or the folder can't be written.
+        UserError: there is no Chromium or Chrome, a figure can't be drawn, or the folder can't be written.
     """
     with output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ def write_images(figures: Mapping[str, str], folder: Path) -> tuple[Written, ...
 
 
 def write_image(figure: str, path: Path) -> Written:
-    """Write a figure of a report's ``figures`` as PNG, SVG or PDF, by the suffix of the file; return it.
+    """Write a figure of a report's ``figures`` as PNG, SVG or PDF, by the suffix of the file; return the file.
 
     Raises:
-        UserError: as `write_images`.
+        UserError: as for `write_images`.
     """
     (written,) = write_drawn([_in_light(path, figure)])
     return written
@@ -74,14 +74,14 @@ def write_drawn(files: Sequence[Image]) -> tuple[Written, ...]:
     """Draw figures in one browser and write them; return the files.
 
     Raises:
-        UserError: as `write_images`.
+        UserError: as for `write_images`.
     """
-    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs tracebacks of what it then ignores
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it ignores
     stopped = threading.Event()
-    with ThreadPoolExecutor(1) as own:  # a thread without an event loop, which a notebook's has
+    with ThreadPoolExecutor(1) as own:  # a thread without an event loop, unlike a notebook's
         try:
             return own.submit(lambda: asyncio.run(_draw(files, stopped))).result()
-        except BaseException:  # Ctrl-C, which only this thread sees
+        except BaseException:  # Ctrl-C, which only this thread receives
             stopped.set()
             raise
 
@@ -91,7 +91,7 @@ async def _draw(files: Sequence[Image], stopped: threading.Event) -> tuple[Writt
     from kaleido.errors import ChromeNotFoundError, KaleidoError
 
     class OnePage(kaleido.Kaleido):  # type: ignore[misc]  # it has no types
-        """A browser whose page stays: Kaleido loads it anew, with all of Plotly, after every image."""
+        """A browser that keeps its page; Kaleido reloads it, with all of Plotly, after every image."""
 
         async def _return_kaleido_tab(self, tab: Any) -> None:
             await self.tabs_ready.put(tab)

@@ -1,6 +1,6 @@
 """LaTeX and BibTeX as text: tables with booktabs, figures with their captions, and references.
 
-Everything compiles with pdfLaTeX, the packages booktabs and graphicx, and whatever characters names and messages have.
+Everything compiles with pdfLaTeX and the packages booktabs and graphicx, for any characters in names and messages.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _GREEK = {
     "Omega",
 }  # fmt: skip
 _ACCENTED = frozenset("ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŁłŒœŠšŽžČčĆćĚěŇňŘřŮůŐőŰűĞğİıŞşŚśŹźŻż")
-"""Letters that pdfLaTeX reads as they are, in every encoding of its fonts."""
+"""Letters that pdfLaTeX accepts directly in every font encoding."""
 _LONG = 28
-"""Characters of a cell that is set in several lines."""
+"""Length in characters from which a cell is set in several lines."""
 _HEAD = 10
-"""Characters of a line of a column's head."""
+"""Characters per line of a column header."""
 _LETTER, _GAP = 0.014, 0.035
-"""Shares of a line of text that a small letter, and the space around a column, take on average."""
+"""Average width of a lower-case letter, and of the space around a column, as shares of the line width."""
 _LEAST = 0.5
-"""Share of the line that all columns of long texts have at least; a table that is then too wide is set smaller."""
+"""Smallest share of the line for all columns of long texts together; a table that is then too wide is scaled down."""
 _MANY = 8
-"""Columns that stand closer together."""
+"""Number of columns from which they are set closer together."""
 _REFERENCE = re.compile(r"(?P<authors>[^;]*?) (?P<year>(?:19|20)\d\d)(?:, arXiv (?P<arxiv>\d{4}\.\d{4,5}))?")
 
 
 def escaped(text: object) -> str:
-    """Return text as LaTeX prints it; a letter of a script that its fonts lack is told by its number."""
+    """Return text escaped for LaTeX; letters that its fonts lack are printed as their code points."""
     return "".join(map(_escaped, unicodedata.normalize("NFC", str(text))))
 
 
@@ -61,9 +61,9 @@ def _escaped(letter: str) -> str:
 
 
 def booktabs(table: Table, label: str) -> str:
-    """Return a table with the rules of the package booktabs, in a float of its own, no wider than the text."""
+    """Return a table with booktabs rules in a float of its own, at most as wide as the text."""
     columns = _columns(table)
-    header = " & ".join(map(_head, table.header, columns)) + r" \\"
+    header = " & ".join(map(_header_cell, table.header, columns)) + r" \\"
     body = [" & ".join(map(_cell, row, columns)) + r" \tabularnewline" for row in table.rows]
     lines = [
         r"\begin{table}", r"  \centering\small" + (r"\tabcolsep=3pt" if len(columns) > _MANY else ""),
@@ -76,7 +76,7 @@ def booktabs(table: Table, label: str) -> str:
 
 
 def _columns(table: Table) -> Sequence[str]:
-    """Return how each column is set: numbers to the right, long texts in lines, all of them in about as many."""
+    """Return column specifications: numbers right-aligned, long texts wrapped into about equally many lines."""
     cells = [[str(row[at]) for row in table.rows] for at in range(len(table.header))]
     lengths = [max(map(len, column), default=0) for column in cells]
     long = [at for at, length in enumerate(lengths) if length > _LONG]
@@ -94,8 +94,8 @@ def _cell(value: object, column: str) -> str:
     return (r"\raggedright " if column.startswith("p") else "") + escaped(value)
 
 
-def _head(text: str, column: str) -> str:
-    """Return the head of a column, in lines where it is long and the column is not."""
+def _header_cell(text: str, column: str) -> str:
+    """Return a column header, broken into lines if it is much longer than the column's text."""
     lines = _lines(text)
     if len(lines) == 1 or column.startswith("p"):
         return escaped(text)
@@ -112,7 +112,7 @@ def _width(head: str) -> int:
 
 
 def float_of(name: str, file: str, inches: float, caption: str) -> str:
-    """Return a figure's float."""
+    """Return the float of a figure."""
     lines = [
         r"\begin{figure}", r"  \centering", rf"  \includegraphics[width={inches:g}in]{{{file}}}",
         rf"  \caption{{{escaped(caption)}}}", rf"  \label{{fig:{name}}}", r"\end{figure}",
@@ -121,13 +121,13 @@ def float_of(name: str, file: str, inches: float, caption: str) -> str:
 
 
 def bibtex(kind: str, key: str, fields: Mapping[str, str]) -> str:
-    """Return an entry of a bibliography; fields without a value are left out."""
+    """Return a BibTeX entry; fields without a value are left out."""
     lines = [f"  {name} = {{{escaped(value)}}}," for name, value in fields.items() if value]
     return "\n".join([f"@{kind}{{{key},", *lines, "}"]) + "\n"
 
 
 def cited(references: Iterable[str]) -> Sequence[str]:
-    """Return an entry for each work that a reference such as "Martens and Grosse 2015, arXiv 1503.05671" names."""
+    """Return an entry for each work in references such as "Martens and Grosse 2015, arXiv 1503.05671"."""
     entries = {}
     for reference in references:
         for found in _REFERENCE.finditer(reference):

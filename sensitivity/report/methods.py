@@ -1,4 +1,4 @@
-"""The methods of a study in words: every fact of its protocol, for a paper."""
+"""The methods section of a paper: every fact of a study's protocol, in words."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sensitivity.figures.labels import (
     target_in_words,
     target_label,
 )
-from sensitivity.figures.settled_words import what_it_took
+from sensitivity.figures.settled_words import settlement_summary
 from sensitivity.figures.verdict_words import answers
-from sensitivity.report.story import what_was_run, where_it_stands
+from sensitivity.report.story import design_sentences, status_sentences
 from sensitivity.study.amendments import PHASE_NAMES
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS
 
 _NO_FACTS = ("kind", "design_seed", "schedule", "problem", "evaluation")
-"""Fields of an optimizer that are said elsewhere."""
+"""Fields of an optimizer that are described elsewhere."""
 
 
 def methods(results: StudyResults) -> tuple[str, ...]:
-    """Return paragraphs on how the study was made and judged."""
+    """Return paragraphs on how the study was run and judged."""
     ledger = results.tables.ledger
     settled = () if ledger is None else (" ".join(_settlement(ledger)),)
     return (" ".join(_protocol(results)), *settled, " ".join(_judgement(results)), " ".join(_provenance(results)))
@@ -37,7 +37,7 @@ def methods(results: StudyResults) -> tuple[str, ...]:
 
 def _protocol(results: StudyResults) -> Iterator[str]:
     spec = results.spec
-    yield what_was_run(spec, begun=results.summary.begun)
+    yield design_sentences(spec, begun=results.summary.begun)
     for name, arm in spec.optimizers.items():
         axes = arm.axes()
         drawn = tuple(parameter for parameter, axis in axes.items() if axis.varies)
@@ -54,20 +54,20 @@ def _protocol(results: StudyResults) -> Iterator[str]:
         if section is not None:
             yield f"{title}: {_listed(dict(_declared(section)))}."
     yield (
-        "An epoch is as many examples as the training set has, drawn from an endless stream of shuffled passes."
-        " A run diverges when its loss is no finite number or passes the bound above; it then counts as the untrained"
+        "An epoch is as many examples as the training set has, taken from an endless stream of shuffled passes."
+        " A run diverges when its loss is not finite or exceeds the bound above; it then counts as the untrained"
         " network, and never reaches a target."
     )
     if spec.problem is not None:
         yield (
-            "A seed fixes the initial parameters and that stream by the places of examples in the training set, so that"
-            " runs with the same seed are paired, whatever their optimizer, batch size and hyperparameters."
+            "A seed fixes the initial parameters and the order of examples in that stream, so runs with the same seed"
+            " are paired, whatever their optimizer, batch size and hyperparameters."
         )
 
 
 def _settlement(ledger: Ledger) -> Iterator[str]:
-    """Yield what a settlement ran, phase by phase."""
-    yield what_it_took(ledger)
+    """Yield sentences on what a settlement ran, phase by phase."""
+    yield settlement_summary(ledger)
     for phase, name in PHASE_NAMES.items():
         steps = [entry for entry in ledger.entries if entry.step.phase == phase]
         runs = sum(entry.cost.runs for entry in steps)
@@ -92,7 +92,7 @@ def _judgement(results: StudyResults) -> Iterator[str]:
     )
     yield from dict.fromkeys(f"{answer.question} {answer.role}" for answer in answers(results))
     if results.summary.begun or results.tables.ledger is None:
-        yield where_it_stands(results.summary)
+        yield status_sentences(results.summary)
     for caution in (*results.look_cautions, *results.cautions):
         yield caution.text
 
@@ -114,7 +114,7 @@ def _provenance(results: StudyResults) -> Iterator[str]:
 
 
 def _declared(section: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a table of the study file that have a value."""
+    """Yield the fields with a value in a table of the study file."""
     for name, value in section.model_dump(mode="json").items():
         if value not in (None, [], {}, ()):
             yield name, value

@@ -1,4 +1,4 @@
-"""The page: one study's sections in reading order, those of several behind a switch, or one exhibit by itself."""
+"""The page: the sections of one study in reading order, of several studies behind a switch, or a single exhibit."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from sensitivity.report.several import comparison_section, labels
 from sensitivity.store.directory import Place
 from sensitivity.study.errors import StorageError
 
-_MOST_ROWS = 1000
-"""Of a table in the page."""
+_MAX_ROWS = 1000
+"""Largest number of rows of a table in the page."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report: the page, and the figures in it."""
+    """A report: its page, and the figures in it."""
 
     html: str
     figures: Mapping[str, str]
-    """Of each its JSON in stand-in colours (``embed.in_theme``), by a name that can be a file's."""
+    """Name that is valid as a file name -> JSON of the figure in placeholder colours (``embed.in_theme``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ class _Study:
 
 
 def write_report(directories: Sequence[Place]) -> Report:
-    """Return the report of one study directory or several.
+    """Return the report of one or more study directories.
 
     Raises:
-        StorageError: no study there, or it can't be read.
-        ValueError: no directory.
+        StorageError: a directory contains no study, or can't be read.
+        ValueError: `directories` is empty.
     """
     studies, errors = [], []
     for directory in directories:
@@ -60,7 +60,7 @@ def write_report(directories: Sequence[Place]) -> Report:
             studies.append(read_tables(directory))
         except StorageError as error:
             errors.append(str(error))
-    if errors:  # each of them, rather than one a command
+    if errors:  # report all of them at once
         raise StorageError("\n".join(errors))
     return render_report(studies)
 
@@ -70,7 +70,7 @@ def render_report(studies: Sequence[Tables]) -> Report:
 
     Raises:
         StorageError: a study's curves can't be read.
-        ValueError: no study.
+        ValueError: `studies` is empty.
     """
     if not studies:
         raise ValueError("a report needs at least one study")
@@ -106,7 +106,7 @@ def _study(results: StudyResults, label: str, figures: Figures, key: str) -> _St
 
 
 def _rendered(template: str, figures: Figures, **content: object) -> Report:
-    # Compressed figures hold no character that means something in HTML (``embed``).
+    # Compressed figures contain no character with a meaning in HTML (``embed``).
     html = _templates().get_template(template).render(scripts=Markup(figures.scripts()), **content)
     return Report(html, figures.drawn)
 
@@ -124,5 +124,5 @@ def _templates() -> jinja2.Environment:
     for name in ("page.css", "page.js"):
         text = folder.joinpath(name).read_text(encoding="utf-8")
         environment.globals[name.replace(".", "_")] = Markup(text)
-    environment.globals["MOST_ROWS"] = _MOST_ROWS
+    environment.globals["MOST_ROWS"] = _MAX_ROWS
     return environment

@@ -1,4 +1,4 @@
-"""What a paper takes from a study: figures at the width of a column, tables, methods and references, each a file."""
+"""Parts of a paper from a study: figures at column width, tables, methods and references, one file each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sensitivity.figures.verdict_words import answers
 from sensitivity.report.images import Image, write_drawn
 from sensitivity.report.latex import bibtex, booktabs, cited, escaped, float_of
 from sensitivity.report.methods import methods
-from sensitivity.report.paper_figures import WIDTHS, caption, of_width
+from sensitivity.report.paper_figures import WIDTHS, caption, resized
 from sensitivity.study.provenance import code_version
 from sensitivity.study.whole_files import Written, write_output
 
@@ -32,20 +32,20 @@ _WORKS = (
     "Shallue et al. 2019, arXiv 1811.03600",
     "McCandlish et al. 2018, arXiv 1812.06162",
 )
-"""Whose questions and quantities every study of this package has: of K-FAC, of batch sizes, of S(B)."""
+"""Works on the questions and quantities of every study: on K-FAC, on batch sizes, on S(B)."""
 
 
 def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
     """Write the parts of a paper into `folder`; yield each file.
 
     Raises:
-        UserError: no Chromium or Chrome, or the folder can't be written.
+        UserError: there is no Chromium or Chrome, or the folder can't be written.
     """
     floats, images = [], []
     for found, figure in _figures(results):
         for inches in WIDTHS:
             name = f"{found.name}-{inches:g}in"
-            drawn = of_width(figure, inches)
+            drawn = resized(figure, inches)
             images += [Image.of(folder / "figures" / f"{name}.{suffix}", drawn) for suffix in _FORMATS]
         floats.append(float_of(found.name, f"figures/{found.name}-{WIDTHS[0]:g}in", WIDTHS[0], caption(figure)))
     yield _text(folder / "figures.tex", "\n".join(floats))
@@ -58,7 +58,7 @@ def write_paper(results: StudyResults, folder: Path) -> Iterator[Written]:
 
 
 def _figures(results: StudyResults) -> Iterator[tuple[Computed[Any], go.Figure]]:
-    """Yield the exhibits that a paper has, those of each optimizer and question, by default in every other option."""
+    """Yield the exhibits for a paper: one per optimizer or question, with default values of all other options."""
     for exhibit in catalogue.EXHIBITS:
         if not exhibit.in_paper:
             continue
@@ -95,7 +95,7 @@ def _table(name: str, exhibit: Exhibit[Any], results: StudyResults) -> Iterator[
 
 
 def _paragraphs(texts: Sequence[str]) -> str:
-    """Return paragraphs in which hashes and versions, which have no place to break, may leave wide gaps."""
+    """Return paragraphs with loose spacing, because hashes and versions in them can't be hyphenated."""
     return "\\begin{sloppypar}\n" + "\n\n".join(map(escaped, texts)) + "\n\\end{sloppypar}\n"
 
 

@@ -1,4 +1,4 @@
-"""Figures as a paper prints them: at a stated width and font size, without a title, their panels in fewer columns."""
+"""Figures for print: at a given width and font size, without a title, with panels in fewer columns."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import plotly.graph_objects as go
 
 Panel = tuple[Any, Any]
-"""Its axes, x and y."""
+"""The x and y axes of a panel."""
 WIDTHS = (3.3, 5.5)
-"""Inches: a column, and the text of a page of one column."""
+"""Widths in inches: of a column, and of the text of a single-column page."""
 POINTS = 8.0
-"""Of axis titles; ticks and legends are a point smaller."""
+"""Font size in points of axis titles; ticks and legends are one point smaller."""
 PIXELS = 96
-"""An inch."""
+"""Pixels per inch."""
 _FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 _SCREEN_FONT = 12.0
 _NARROWEST, _NARROWEST_TITLED = 1.75, 2.6
-"""Inches of a panel with what stands beside it: where all share the titles of their axes, where each has its own."""
+"""Smallest width in inches of a panel with its labels, if all share axis titles and if each has its own."""
 _TALLEST = 8.5
 _TOP, _TITLE_LINE, _BOTTOM, _LEGEND_LINE = 8, 13, 54, 15
-"""Pixels above the panels, of a line of a panel's title, below the panels, and of a line of a legend."""
+"""Pixels: margin above the panels, a line of a panel title, margin below the panels, a line of the legend."""
 _MARKER = 0.7
 
 
-def of_width(figure: go.Figure, inches: float) -> go.Figure:
-    """Return a figure at `inches`, its letters as large as those of the text around it."""
+def resized(figure: go.Figure, inches: float) -> go.Figure:
+    """Return a figure `inches` wide, with letters as large as those of the surrounding text."""
     content = _small(figure.to_plotly_json())
     made = go.Figure(content)
     panels = _panels(made)
@@ -39,7 +39,7 @@ def of_width(figure: go.Figure, inches: float) -> go.Figure:
     legend = _legend_lines(made, width)
     bottom = _BOTTOM + legend * _LEGEND_LINE
     titled = len({x.title.text for x, _ in panels if x.title.text}) > 1
-    rows = _relaid(panels, max(int(inches / (_NARROWEST_TITLED if titled else _NARROWEST)), 1), titled=titled)
+    rows = _rearranged(panels, max(int(inches / (_NARROWEST_TITLED if titled else _NARROWEST)), 1), titled=titled)
     between = _TITLE_LINE * below + (58 if titled else 42)
     plot = min(rows * panel + (rows - 1) * between, _TALLEST * PIXELS)
     top = _TOP + _TITLE_LINE * below
@@ -60,21 +60,21 @@ def of_width(figure: go.Figure, inches: float) -> go.Figure:
 
 
 def caption(figure: go.Figure) -> str:
-    """Return what a figure's title says, as a sentence or two for its caption."""
+    """Return the title of a figure as one or two sentences for its caption."""
     title = figure.layout.title
     subtitle = str(title.subtitle.text or "") if title.subtitle else ""
-    said = re.sub(r"\s*<br>\s*", " ", subtitle)
-    parts = [plain(str(title.text or "")), *(plain(part) for part in said.split(" · "))]
+    flat_subtitle = re.sub(r"\s*<br>\s*", " ", subtitle)
+    parts = [plain(str(title.text or "")), *(plain(part) for part in flat_subtitle.split(" · "))]
     return " ".join(f"{part if part.startswith('n =') else part[0].upper() + part[1:]}." for part in parts if part)
 
 
 def plain(text: str) -> str:
-    """Return text without the tags that Plotly understands."""
+    """Return text without the tags that Plotly interprets."""
     return html.unescape(re.sub(r"<[^>]+>", "", text)).strip()
 
 
 def _small(node: Any, within: str = "") -> Any:
-    """Return a figure's JSON with letters and markers of the size of print."""
+    """Return a figure's JSON with letters and markers in print size."""
     if isinstance(node, dict):
         return {key: _size(key, value, within) for key, value in node.items()}
     if isinstance(node, (list, tuple)) and node and isinstance(node[0], dict):
@@ -98,10 +98,10 @@ def _panels(figure: go.Figure) -> list[Panel]:
     return sorted(found, key=lambda one: (-round((one[1].domain or (0, 1))[1], 3), (one[0].domain or (0, 1))[0]))
 
 
-def _relaid(panels: Sequence[Panel], columns: int, *, titled: bool) -> int:
-    """Put `panels` into at most `columns`, each with its own labels; return the number of rows.
+def _rearranged(panels: Sequence[Panel], columns: int, *, titled: bool) -> int:
+    """Arrange `panels` in at most `columns`, each with its own tick labels; return the number of rows.
 
-    `titled` says that their axes have titles of their own.
+    `titled` says whether each panel has its own axis titles.
     """
     now = len({round((y.domain or (0, 1))[1], 3) for _, y in panels}) or 1
     columns = min(columns, len(panels))
@@ -122,7 +122,7 @@ def _relaid(panels: Sequence[Panel], columns: int, *, titled: bool) -> int:
 
 
 def _stack(panels: Sequence[Panel], rows: int, gap: float) -> None:
-    """Spread the rows of panels over the height."""
+    """Distribute the rows of panels over the height."""
     columns = math.ceil(len(panels) / rows)
     height = (1 - gap * (rows - 1)) / rows
     for place, (_, y) in enumerate(panels):
@@ -138,13 +138,13 @@ def _panel_height(figure: go.Figure) -> float:
 
 
 def _lines(figure: go.Figure) -> int:
-    """Return how many lines the titles of panels have."""
+    """Return the number of lines in panel titles."""
     titles = [note.text or "" for note in figure.layout.annotations if str(note.yref or "").endswith("domain")]
     return max((text.count("<br>") + 1 for text in titles), default=0)
 
 
 def _legend_lines(figure: go.Figure, width: float) -> int:
-    """Return how many lines the legend takes, from the lengths of its entries."""
+    """Return the number of lines of the legend, estimated from the lengths of its entries."""
     names = [plain(str(trace.name)) for trace in figure.data if trace.name and trace.showlegend is not False]
     lines, left = (1, width - 60) if names else (0, 0.0)
     for name in names:

@@ -1,4 +1,4 @@
-"""What a page is made of. Python says what is shown, ``templates/parts.html`` how, and escapes every text."""
+"""Parts of a page. Python decides what is shown; ``templates/parts.html`` renders it and escapes every text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensitivity.report.embed import Embedded
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibited:
-    """A figure, tables, or both, with their data and what has to be known to read them."""
+    """A figure, tables, or both, with their data and notes on how to read them."""
 
     kind: ClassVar = "exhibited"
     embedded: Embedded | None = None
@@ -24,7 +24,7 @@ class Exhibited:
 
 @dataclass(frozen=True)
 class Nothing:
-    """Why there is nothing to show, a paragraph each."""
+    """Reasons why there is nothing to show, one paragraph each."""
 
     kind: ClassVar = "nothing"
     texts: Sequence[str]
@@ -49,7 +49,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Details:
-    """Text as it is, behind a summary."""
+    """Verbatim text that unfolds below a summary."""
 
     kind: ClassVar = "details"
     summary: str
@@ -58,7 +58,7 @@ class Details:
 
 @dataclass(frozen=True)
 class View:
-    """One of several that are shown in turn."""
+    """One of several alternatives, of which one is shown at a time."""
 
     key: str
     label: str
@@ -67,15 +67,15 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Tabs:
-    """Views of which one is shown at a time; all of one group move together."""
+    """Alternative views of which one is shown at a time; all tabs of one group switch together."""
 
     kind: ClassVar = "tabs"
     group: str
     label: str
-    """What is chosen."""
+    """Text that says what is chosen."""
     views: Sequence[View]
     switch: bool = True
-    """Whether there are buttons; without, another switch of the group moves it."""
+    """Whether it has buttons; otherwise another switch of the group controls it."""
 
 
 Part = Exhibited | Nothing | Answers | Paragraph | Details | Tabs
@@ -88,13 +88,13 @@ class PageSection:
     id: str
     title: str
     short: str = ""
-    """In the list of contents."""
+    """Title in the table of contents."""
     introduction: str = ""
     parts: Sequence[Part]
 
 
 def tabs(group: str, label: str, views: Sequence[View], *, switch: bool = True) -> tuple[Part, ...]:
-    """Return views behind tabs; a single one as it is."""
+    """Return views behind tabs; a single view is returned without tabs."""
     if len(views) < 2:
         return tuple(part for view in views for part in view.parts)
     return (Tabs(group=group, label=label, views=views, switch=switch),)

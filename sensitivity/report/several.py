@@ -1,4 +1,4 @@
-"""Several studies side by side: their answers in one table, and their scaling on common axes."""
+"""The section that compares several studies: their answers in one table, and their scaling on common axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sensitivity.figures.exhibits.scaling import draw_scaling, scaling_data
 from sensitivity.figures.labels import interval_text, number, target_in_words
 from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.tables import Table
-from sensitivity.figures.theme import ANY
+from sensitivity.figures.theme import PLACEHOLDER
 from sensitivity.report.embed import Figures
 from sensitivity.report.parts import Exhibited, PageSection, Part
 
@@ -26,7 +26,7 @@ Groups = Mapping[str, Sequence[ScalingCurve]]
 
 
 def labels(names: Sequence[str]) -> tuple[str, ...]:
-    """Return a label a study: its name, numbered where several have the same."""
+    """Return one label per study: its name, numbered if several studies share it."""
     count, seen = Counter(names), Counter[str]()
     found = []
     for name in names:
@@ -36,7 +36,7 @@ def labels(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def comparison_section(studies: Mapping[str, StudyResults], figures: Figures) -> PageSection:
-    """Return the studies' answers in one table, and figures of all."""
+    """Return the section with the studies' answers in one table, and figures of all studies."""
     groups = {
         f"{label}: {target_in_words(results.target)}": curves
         for label, results in studies.items()
@@ -46,13 +46,17 @@ def comparison_section(studies: Mapping[str, StudyResults], figures: Figures) ->
         id="comparison",
         title="The studies side by side",
         introduction=(
-            "Each study by itself is below. Studies may differ in more than one respect, and nothing here tests the"
-            " difference between two of them."
+            "The sections of each study follow below. Studies may differ in more than one respect, and nothing here"
+            " tests the difference between two of them."
         ),
         parts=(
             Exhibited(tables=tuple(table for table in (_answers(studies), _optimizers(studies)) if table)),
-            *_drawn(figures, "critical-batch-size", lambda: draw_critical(groups, theme=ANY), groups, critical_data),
-            *_drawn(figures, "scaling", lambda: draw_scaling(groups, theme=ANY, several=True), groups, scaling_data),
+            *_drawn(
+                figures, "critical-batch-size", lambda: draw_critical(groups, theme=PLACEHOLDER), groups, critical_data
+            ),
+            *_drawn(
+                figures, "scaling", lambda: draw_scaling(groups, theme=PLACEHOLDER, several=True), groups, scaling_data
+            ),
         ),
     )
 
@@ -62,7 +66,7 @@ def _drawn(
 ) -> tuple[Part, ...]:
     try:
         figure = draw()
-    except NothingToShowError:  # each study says why, below
+    except NothingToShowError:  # the sections of each study say why
         return ()
     return (Exhibited(embedded=figures.add(f"comparison-{name}", figure, data(groups))),)
 
@@ -102,6 +106,6 @@ def _optimizers(studies: Mapping[str, StudyResults]) -> Table:
             )
             critical = "–" if curve.critical is None else curve.critical.says
             rows.append([label, optimizer_name(curve.optimizer), critical, sizes or "–"])
-    header = ("study", "optimizer", "critical batch size", "robust region in decades a dimension (+: at least)")
+    header = ("study", "optimizer", "critical batch size", "robust region in decades per dimension (+: at least)")
     caption = "Optimizers of each study, for its first target."
     return Table(caption=caption, header=header, rows=rows, text_columns=4)

@@ -1,4 +1,4 @@
-"""The sentences of the report: what was run, where it stands, what was found, what to beware of."""
+"""The sentences of the report: what was run, its status, what was found, and cautions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sensitivity.study.spec import StudySpec
 from sensitivity.study.words import duration
 
 
-def what_was_run(spec: StudySpec, *, begun: bool) -> str:
-    """Return sentences on the study's design; unless it has `begun`, on what the study file declares."""
+def design_sentences(spec: StudySpec, *, begun: bool) -> str:
+    """Return sentences on the study's design or, if it hasn't begun, on what the study file declares."""
     names = _listed([optimizer_name(name) for name in spec.optimizers])
     batches = _listed([f"{size:,}" for size in sorted(spec.batch_sizes)])
     drawn = [name for name, arm in spec.optimizers.items() if arm.design in ("random", "sobol")]
-    seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " a configuration")
+    seeds = f"with {count(len(spec.seeds), 'seed')}" + ("" if drawn else " per configuration")
     if drawn:
-        seeds += f", each with its own draws of settings for {_listed([optimizer_name(name) for name in drawn])}"
+        seeds += f", each with its own sampled settings for {_listed([optimizer_name(name) for name in drawn])}"
     at = f"at batch size{'s' * (len(spec.batch_sizes) > 1)} {batches}, {seeds}."
     if spec.problem is None or spec.budget is None:
-        return f"{names} were {spec.problem_in_words()} {at} What was trained, and for how long, isn't known here."
+        return f"{names} were {spec.problem_in_words()} {at} The model and the budget are not known here."
     did = f"{names} trained" if begun else f"The study file declares that {names} train"
     return (
         f"{did} the model {spec.problem.model} on the data set {spec.problem.dataset}"
@@ -30,7 +30,7 @@ def what_was_run(spec: StudySpec, *, begun: bool) -> str:
     )
 
 
-def where_it_stands(summary: StudySummary) -> str:
+def status_sentences(summary: StudySummary) -> str:
     """Return sentences on the runs by status and their cost."""
     total = summary.total
     if not total.planned:
@@ -47,24 +47,24 @@ def where_it_stands(summary: StudySummary) -> str:
         )
         if n
     ]
-    said = f"Of {count(total.planned, 'planned run')}, {_listed(parts)}."
+    sentences = f"Of {count(total.planned, 'planned run')}, {_listed(parts)}."
     if total.train_seconds > 0:
         operations = f" ({number(total.flops, 2)} floating-point operations)" if total.flops > 0 else ""
-        said += (
+        sentences += (
             f" Training took {duration(total.train_seconds)} of device time{operations} and"
             f" {duration(summary.elapsed_seconds)} from the first start to the last result."
         )
-    return said
+    return sentences
 
 
 def findings(maps: Sequence[RobustnessMap]) -> list[str]:
-    """Return a sentence or two on each optimizer's maps of one metric."""
-    said = []
+    """Return one or two sentences on each optimizer's maps of one metric."""
+    sentences = []
     for optimizer in dict.fromkeys(map_.optimizer for map_ in maps):
         own = [map_ for map_ in maps if map_.optimizer == optimizer]
         found = [map_ for map_ in own if map_.best_cell is not None]
         if not found:
-            said.append(f"{optimizer_name(optimizer)}: no run has completed, so it has no best cell.")
+            sentences.append(f"{optimizer_name(optimizer)}: no run has completed, so it has no best cell.")
             continue
         best = _listed(
             [
@@ -77,11 +77,11 @@ def findings(maps: Sequence[RobustnessMap]) -> list[str]:
         lost = _listed([str(map_.count("diverged")) for map_ in found])
         cells = _listed(list(dict.fromkeys(f"{len(map_.cells)}" for map_ in found)))
         each = ", in that order" if len(found) > 1 else ""
-        said.append(
+        sentences.append(
             f"{optimizer_name(optimizer)}: the best cell's median {found[0].metric.label} is {best}. Within"
-            f" {tolerance(found[0])} of it lie {inside} of {cells} cells{each}; in {lost}, every seed diverged."
+            f" {tolerance(found[0])} of it are {inside} of {cells} cells{each}; in {lost}, every seed diverged."
         )
-    return said
+    return sentences
 
 
 def _listed(items: Sequence[str]) -> str:

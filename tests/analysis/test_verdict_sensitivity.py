@@ -241,10 +241,10 @@ WHOLE = {
         {
             "kfac": {"kind": "kfac", "lr": {**LR, "points": 8}, "damping": {**DAMPING, "points": 8}},
             "sgd": {"kind": "sgd", "lr": {**LR, "points": 8}},
-        }, square, 8, "undetermined", "This study can't tell.",
+        }, square, 8, "undetermined", "This study can't answer it.",
     ),
     "pruned": (
-        {"kfac": KFAC, "sgd": {**SGD, "prune": "median"}}, square, 60, "undetermined", "This study can't tell.",
+        {"kfac": KFAC, "sgd": {**SGD, "prune": "median"}}, square, 60, "undetermined", "This study can't answer it.",
     ),
 }  # fmt: skip
 

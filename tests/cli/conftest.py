@@ -33,7 +33,7 @@ class Answer:
 
 @pytest.fixture
 def command(monkeypatch, capsys) -> Callable[..., Answer]:
-    """Run a command in this process and return its exit code and what it printed."""
+    """Run a command in this process and return its exit code and its output."""
 
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["sensitivity", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""What a user gives that cannot be used: a message and exit code 2 from the command itself, never a traceback."""
+"""Unusable input from users: a message and exit code 2 from the command itself, never a traceback."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("verb", "study", "module", "said"), CASES, ids=[said[:40] for *_, said in CASES])
-def test_a_mistake_is_a_message(command, tmp_path, monkeypatch, verb, study, module, said):
+def test_mistakes_give_a_message(command, tmp_path, monkeypatch, verb, study, module, said):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "boundary_own", raising=False)
     path = tmp_path / os.fsdecode(b"caf\xe9.toml")
@@ -48,14 +48,14 @@ def test_a_mistake_is_a_message(command, tmp_path, monkeypatch, verb, study, mod
     ],
     ids=lambda arguments: " ".join(arguments)[:30].replace("\0", "NUL").encode("ascii", "replace").decode(),
 )  # fmt: skip
-def test_a_place_that_is_none_is_a_message(command, arguments):
+def test_invalid_places_give_a_message(command, arguments):
     answer = command(*arguments)
     assert answer.code == 2
     assert answer.err.startswith("error: ")
     assert len(answer.err) < 7_000
 
 
-def test_a_current_folder_that_was_removed_is_a_message(command, tmp_path, monkeypatch):
+def test_removed_current_folder_gives_a_message(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
     answer = command("list")

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: answers, JSON, and mistakes without tracebacks."""
+"""The commands as a user runs them: answers, JSON, and mistakes without tracebacks."""
 
 import json
 import resource
@@ -40,7 +40,7 @@ def test_plan_prices_every_arm_and_batch_size(command, study_file, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_plan_leaves_out_what_is_done(command, study_file, half_done):
+def test_plan_excludes_finished_runs(command, study_file, half_done):
     answer = command("plan", study_file, "--storage", half_done.parent)
     assert answer.code == 0
     assert "2 of 4 runs to do" in answer.out
@@ -71,11 +71,11 @@ def test_list_counts_every_state(command, half_done):
     assert "nowhere: no such folder" in absent.err
     file = command("list", half_done / "study.json")
     assert (file.code, file.out) == (2, "")
-    assert file.err.startswith(f"error: {half_done / 'study.json'}: a file, and no folder\n  Give a folder of studies;")
+    assert file.err.startswith(f"error: {half_done / 'study.json'}: a file, not a folder\n  Give a folder of studies;")
     assert "Errno" not in file.err
 
 
-def test_list_shows_a_damaged_study_beside_the_others(command, half_done):
+def test_list_shows_a_damaged_study_with_the_others(command, half_done):
     other = half_done.parent / "broken"
     other.mkdir()
     (other / "study.json").write_text("{")
@@ -87,7 +87,7 @@ def test_list_shows_a_damaged_study_beside_the_others(command, half_done):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_export_holds_every_planned_run(command, half_done, tmp_path, suffix):
+def test_export_contains_every_planned_run(command, half_done, tmp_path, suffix):
     target = tmp_path / "new" / f"runs.{suffix}"
     answer = command("export", half_done, target)
     assert answer.code == 0
@@ -105,7 +105,7 @@ def test_report_is_one_file(command, half_done, tmp_path):
     assert target.read_text().startswith("<!doctype html>")
 
 
-def test_a_report_named_without_a_suffix_is_an_html_file(command, half_done, tmp_path, monkeypatch):
+def test_report_without_a_suffix_is_an_html_file(command, half_done, tmp_path, monkeypatch):
     monkeypatch.setattr("sensitivity.report.write_report", lambda _: Report(html="a page", figures={}))
     answer = command("report", half_done, "-o", tmp_path / "mine")
     assert f"report: {tmp_path / 'mine.html'}" in answer.out
@@ -115,7 +115,7 @@ def test_a_report_named_without_a_suffix_is_an_html_file(command, half_done, tmp
     assert "folder" in command("report", half_done, "-o", tmp_path / "folder").err
 
 
-def test_an_output_beside_the_record_leaves_the_study_as_it_was(command, half_done):
+def test_output_in_a_study_directory_leaves_the_study_unchanged(command, half_done):
     before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
     listed = command("list", half_done).out
     assert command("figure", half_done, "status", "-o", half_done / "status.csv").code == 0
@@ -139,7 +139,7 @@ def test_an_output_beside_the_record_leaves_the_study_as_it_was(command, half_do
         (["report", "s3//typo"], ["no study here"]),
     ],
 )
-def test_a_users_mistake_is_a_message_and_exit_code_2(command, half_done, study_file, tmp_path, arguments, said):
+def test_user_mistakes_give_a_message_and_exit_code_2(command, half_done, study_file, tmp_path, arguments, said):
     places = {"tmp": tmp_path, "half": half_done, "file": study_file}
     before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
     answer = command(*(argument.format(**places) for argument in arguments))
@@ -151,7 +151,7 @@ def test_a_users_mistake_is_a_message_and_exit_code_2(command, half_done, study_
     assert {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()} == before
 
 
-def test_all_mistakes_of_a_study_file_come_at_once(command, study_text, tmp_path):
+def test_all_mistakes_of_a_study_file_are_reported_at_once(command, study_text, tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text(
         study_text.replace("steps = 2", "epoch = 2").replace("[0.01, 0.1]", "[0.1, 0.1]").replace("[64]", "[0]")
@@ -164,7 +164,7 @@ def test_all_mistakes_of_a_study_file_come_at_once(command, study_text, tmp_path
     assert not (tmp_path / "studies").exists()
 
 
-def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(command, study_text, tmp_path):
+def test_batch_larger_than_the_data_is_refused_before_ray_starts(command, study_text, tmp_path):
     path = tmp_path / "large.toml"
     path.write_text(study_text.replace("[64]", "[64, 2048]"))
     answer = command("run", path, "--storage", tmp_path / "studies")
@@ -173,7 +173,7 @@ def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(command, stud
     assert not (tmp_path / "studies").exists()
 
 
-def test_an_address_where_nothing_answers_is_said(study_file, tmp_path):
+def test_unreachable_cluster_address_is_reported(study_file, tmp_path):
     # In a process of its own: Ray reads its environment once, when it is imported.
     command = (sys.executable, "-m", "sensitivity.cli.main", "run", str(study_file), "--storage", str(tmp_path / "s"))
     done = subprocess.run((*command, "--address", "127.0.0.1:1"), capture_output=True, text=True, check=False)
@@ -184,7 +184,7 @@ def test_an_address_where_nothing_answers_is_said(study_file, tmp_path):
     assert not (tmp_path / "s" / "small" / "writer.lock").exists()
 
 
-def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(command, study_text, tmp_path):
+def test_user_code_that_calls_exit_gives_a_message(command, study_text, tmp_path):
     (tmp_path / "it_exits.py").write_text("import sys\ndef model(shape, outputs): sys.exit(3)\n")
     path = tmp_path / "exits.toml"
     path.write_text(study_text.replace("[budget]", '[problem]\nmodel = "it_exits:model"\n[budget]'))
@@ -193,11 +193,11 @@ def test_code_that_ends_the_process_does_not_end_the_command_without_a_word(comm
     assert "problem.model: it_exits:model: it exits the process (sys.exit(3))" in answer.err
 
 
-def test_the_version_is_that_of_the_code(command):
+def test_version_is_that_of_the_code(command):
     assert command("--version").out == f"sensitivity {code_version()}\n"
 
 
-def test_a_study_file_is_begun_from_one_that_ships(command, tmp_path, monkeypatch):
+def test_new_study_file_is_copied_from_a_shipped_one(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = command("new", "mine", "--from", "quickstart")
     assert (answer.code, answer.err) == (0, "")
@@ -205,25 +205,25 @@ def test_a_study_file_is_begun_from_one_that_ships(command, tmp_path, monkeypatc
     assert made == ships.model_copy(update={"name": "mine"})
     assert "# K-FAC against SGD" in (tmp_path / "mine.toml").read_text(), "with its comments"
     again = command("new", "mine")
-    assert (again.code, "mine.toml is there already" in again.err) == (2, True)
+    assert (again.code, "mine.toml exists already" in again.err) == (2, True)
     for odd in ("a/b", 'x"y', "x\\1"):
         assert "the name becomes a folder" in command("new", odd).err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
-def test_a_plan_is_priced_by_its_operations_where_its_device_is_not_at_hand(command, study_file, study_text):
+def test_plan_without_its_device_is_priced_by_flops(command, study_file, study_text):
     study_file.write_text(study_text + '[execution]\ndevice = "cuda"\n')
     answer = command("plan", study_file, "--tflops", "1e-6")
     assert answer.code == 0
     header, line, total = answer.out.splitlines()
     assert header.split() == ["optimizer", "batch", "runs", "steps", "FLOP/run", "time"]
     assert line.split()[:4] == ["sgd", "64", "4", "2"]
-    assert "FLOP in all" in total
-    assert "nothing to --shrink-to" in command("plan", study_file, "--tflops", 1, "--shrink-to", "1h").err
+    assert "FLOP in total" in total
+    assert "can't be combined with --json" in command("plan", study_file, "--tflops", 1, "--shrink-to", "1h").err
     assert "--tflops: give a number above 0" in command("plan", study_file, "--tflops", 0).err
 
 
-def test_what_to_leave_out_of_a_study_that_takes_too_long():
+def test_suggestions_to_shrink_a_study():
     spec = parse_study(
         {
             "name": "s", "batch_sizes": [16, 32, 64, 128], "seeds": 20, "budget": {"steps": 2},
@@ -236,19 +236,19 @@ def test_what_to_leave_out_of_a_study_that_takes_too_long():
         each = [SimpleNamespace(batch_size=size, device_seconds=100.0 * size) for size in spec.batch_sizes]
         return shrunk(spec, SimpleNamespace(lines=each, workers=2, wall_seconds=12_000.0), seconds)
 
-    assert lines(12_000) == ("It fits into 3.3 h as it is.",)
+    assert lines(12_000) == ("It fits into 3.3 h without changes.",)
     less = lines(6_000)
     assert less[1] == "  seeds = 10"
     assert "Scaling with batch size can be answered." in less[3]
     fewer = lines(4_000)
-    assert fewer[1:3] == ("  batch_sizes = [16, 32, 128]", "  seeds = 9"), "the ends of the range stay"
+    assert fewer[1:3] == ("  batch_sizes = [16, 32, 128]", "  seeds = 9"), "the ends of the range are kept"
     few = lines(2_000)
     assert few[2] == "  seeds = 4"
-    assert "gets a direction at most: a claim takes 7 seeds" in few[4]
+    assert "gets a direction at most: a claim needs 7 seeds" in few[4]
     assert "does not fit into" in lines(100)[0]
 
 
-def test_a_table_is_whole_in_a_narrow_terminal_and_in_a_pipe():
+def test_tables_are_not_cut_in_narrow_terminals_or_pipes():
     header, row = table_lines(("optimizer", "n"), [["a long name of an optimizer" * 4, 1]], 1)
     assert row.endswith("  1")
     assert len(header) == len(row)

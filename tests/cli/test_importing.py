@@ -1,4 +1,4 @@
-"""``sensitivity import`` as a user meets it: what is asked, the mapping beside, and what was read."""
+"""``sensitivity import`` from the command line: its questions, the written mapping, and what was read."""
 
 import re
 
@@ -12,7 +12,7 @@ ROWS = "".join(
 )
 
 
-def test_a_question_is_answered_in_the_mapping_that_is_written_beside(command, tmp_path, monkeypatch):
+def test_questions_are_answered_in_the_written_mapping(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs.csv").write_text("optimizer,lr,seed,step,val_loss\n" + ROWS)
     asked = command("import", "runs.csv", "--as", "mine")
@@ -26,7 +26,7 @@ def test_a_question_is_answered_in_the_mapping_that_is_written_beside(command, t
     assert "# ASKED: at which batch size" in mapping.read_text()
     again = command("import", "runs.csv", "--as", "mine")
     assert again.code == 2
-    assert "mine.map.toml is there already" in again.err
+    assert "mine.map.toml exists already" in again.err
 
     mapping.write_text(mapping.read_text() + "\n[constants]\nbatch_size = 64\n[study.targets]\ntest_loss = [1.5]\n")
     done = command("import", "runs.csv", "--as", "mine", "--map", "mine.map.toml")
@@ -46,12 +46,12 @@ def test_a_question_is_answered_in_the_mapping_that_is_written_beside(command, t
     assert (verdict.code, verdict.out.splitlines()[0]) == (0, "mine, test loss ≤ 1.5")
 
 
-def test_a_guess_that_is_whole_is_shown_and_kept(command, tmp_path, monkeypatch):
+def test_complete_inferred_mapping_is_shown_and_stored(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = re.sub(r"(?m)^(\w+,[\d.]+),", r"\1,32,", ROWS)
     (tmp_path / "runs.csv").write_text("optimizer,lr,batch_size,seed,step,val_loss\n" + rows)
     done = command("import", "runs.csv", "--as", "mine")
     assert (done.code, done.err) == (0, "")
-    assert "read as (mine.map.toml, to be corrected):" in done.out
+    assert "read as (mine.map.toml, which you may correct):" in done.out
     assert "It declares no target" in done.out
     assert command("import", "runs.csv", "--as", "mine", "--map", "mine.map.toml").code == 0

@@ -1,4 +1,4 @@
-"""What the commands print with --json, in each state of a study, against the schemas in docs/json."""
+"""Outputs of the commands with --json, for each state of a study, validated with the schemas in docs/json."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def validate(command, content):
 
 @pytest.fixture
 def printed(command):
-    """Give a command with --json and return its output, checked against its schema."""
+    """Run a command with --json and return its output, validated with its schema."""
 
     def call(name, *arguments, code=0):
         answer = command(name, *arguments, "--json")
@@ -53,7 +53,7 @@ def printed(command):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A finished study that was trained in this process; its study file and its directory."""
+    """A finished study trained in this process: its study file and its directory."""
     folder = tmp_path_factory.mktemp("trained")
     file = folder / "small.toml"
     file.write_text(
@@ -77,9 +77,9 @@ def finished(trained, tmp_path):
     return file, place(str(tmp_path / "copy" / "small"))
 
 
-def test_the_committed_schemas_are_those_of_the_outputs():
+def test_committed_schemas_match_the_outputs():
     committed = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
-    assert committed == files(), "write them anew: python -m sensitivity.cli.json_output.schemas docs/json"
+    assert committed == files(), "update them: python -m sensitivity.cli.json_output.schemas docs/json"
 
 
 def test_every_command_with_json_has_a_schema():
@@ -89,7 +89,7 @@ def test_every_command_with_json_has_a_schema():
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
-def test_a_schema_describes_every_key_and_allows_no_other(command):
+def test_schemas_describe_every_key_and_allow_no_other(command):
     schema = json.loads(files()[f"{command}.schema.json"])
     Draft202012Validator.check_schema(schema)
 
@@ -108,7 +108,7 @@ def test_a_schema_describes_every_key_and_allows_no_other(command):
         assert all(value["description"] for value in each["properties"].values())
 
 
-def test_an_example_of_each_command_is_valid():
+def test_documented_examples_are_valid():
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     examples = re.findall(r"^## `sensitivity (\w+) .*?^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert [command for command, _ in examples] == list(OUTPUTS)
@@ -125,7 +125,7 @@ def test_plan(printed, study_file, half_done, trained):
     assert (done["lines"][0]["missing"], done["device_seconds"], done["lines"][0]["limit"]) == (0, 0, None)
 
 
-def test_plan_of_a_search_by_time(printed, study_text, tmp_path):
+def test_plan_of_a_search_with_a_time_limit(printed, study_text, tmp_path):
     file = tmp_path / "search.toml"
     search = 'lr = { log = [0.01, 0.1] }\ndesign = "tpe"\ndevice_hours = 0.01\n[search]\nobjective = "test_accuracy"\n'
     file.write_text(study_text.replace("lr = [0.01, 0.1]\n", search))
@@ -159,7 +159,7 @@ SINGLE = {**TIMED, "pairs": [], "optimizers": {"one": {"kind": "sgd", "lr": [0.1
 
 
 def reaching(trial, epochs):
-    """A run that reaches the target after so many epochs, and up to 2% more by its seed."""
+    """A run that reaches the target after the given number of epochs, and up to 2% more depending on its seed."""
     late = epochs * (1 + 0.01 * (trial.seed % 3))
     return synthetic.run(trial, [2.5 * 5 ** (-k / late) for k in range(1, 41)])
 
@@ -171,7 +171,7 @@ def timed(trial):
 
 
 def unbounded(trial):
-    """A run to the target in the same time at every batch size ("one"), or in a time proportional to it ("two")."""
+    """A run with the same time to the target at every batch size ("one"), or a time proportional to it ("two")."""
     return reaching(trial, 8 if trial.arm == "one" else trial.batch_size / 4)
 
 
@@ -194,7 +194,7 @@ def test_verdict(printed, tmp_path, changes, outcome, scaling, why_not):
     assert [each["code"] for each in content["why_not"]] == why_not
 
 
-def test_a_verdict_has_the_numbers_of_its_study(printed, tmp_path):
+def test_verdict_has_the_numbers_of_its_study(printed, tmp_path):
     directory = synthetic.write_study(tmp_path / "synthetic", synthetic.make_spec(**TIMED), timed)
     (scaling, _) = printed("verdict", directory.uri)["answers"]
     assert scaling["effect"]["value"] == pytest.approx(256 / 32, rel=0.15)
@@ -217,7 +217,7 @@ def test_run(printed, finished):
         assert printed("run", file, "--storage", Path(directory.path).parent)["determinism"] == shown
 
 
-def test_run_that_is_stopped(printed, study_file, half_done, monkeypatch):
+def test_stopped_run(printed, study_file, half_done, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
@@ -227,7 +227,7 @@ def test_run_that_is_stopped(printed, study_file, half_done, monkeypatch):
     assert content["interrupted"] is True
 
 
-def test_run_in_which_every_run_failed(printed, study_file, tmp_path):
+def test_run_with_only_failed_runs(printed, study_file, tmp_path):
     storage = tmp_path / "studies"
     spec = prepare(str(study_file)).spec
     synthetic.write_study(storage / spec.name, spec, lambda trial: synthetic.run(trial, [], Status.FAILED))
@@ -250,7 +250,7 @@ def test_verify(printed, finished):
 
 @pytest.fixture
 def jobs(monkeypatch):
-    """A cluster with a job that waits, one that has ended, and what is submitted to it."""
+    """A cluster with a pending job, a finished one, and a record of what is submitted to it."""
     from sensitivity.execution import jobs as execution
 
     waits = execution.Job(
@@ -301,14 +301,14 @@ def test_status_and_submit(printed, study_file):
     ids=lambda arguments: arguments[0],
 )
 @pytest.mark.usefixtures("jobs")
-def test_a_mistake_prints_no_json(command, tmp_path, arguments):
+def test_mistakes_print_no_json(command, tmp_path, arguments):
     (tmp_path / "bad.toml").write_text("seeds = 0")
     answer = command(*(each.format(bad=tmp_path / "bad.toml", none=tmp_path / "none") for each in arguments), "--json")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("error: ")
 
 
-def test_an_undocumented_key_is_no_valid_output(printed, half_done):
+def test_undocumented_keys_are_invalid(printed, half_done):
     (row,) = printed("list", half_done.parent)
     with pytest.raises(ValidationError, match="is not valid under any"):
         validate("list", [row | {"more": 1}])

@@ -1,4 +1,4 @@
-"""The limits of `settle`, as they are given on the command line."""
+"""The limits of `settle` from the command line."""
 
 import pytest
 
@@ -20,23 +20,23 @@ NONE = {"within": None, "runs": None, "flops": None, "question": None}
         (".5h", 1800),
     ],
 )
-def test_a_duration(text, seconds):
+def test_durations(text, seconds):
     assert limits(**{**NONE, "within": text}).seconds == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "0s", "abc", "-5s", "5", "1e9d", "99999999d", "h", "1h30", "nan s"])
-def test_what_is_no_duration(text):
+def test_invalid_durations(text):
     with pytest.raises(UserError, match="--within: give a duration above 0, such as"):
         limits(**{**NONE, "within": text})
 
 
 @pytest.mark.parametrize("flops", [0.0, -1.0, float("nan"), float("inf")])
-def test_what_is_no_amount(flops):
+def test_invalid_amounts(flops):
     with pytest.raises(UserError, match="--flops: give a number above 0"):
         limits(**{**NONE, "flops": flops})
 
 
-def test_a_question():
+def test_questions():
     assert limits(**NONE).questions == ()
     assert limits(**{**NONE, "question": "both"}).questions == ("scaling", "sensitivity")
     with pytest.raises(UserError, match="allowed are both, scaling, sensitivity; got 'speed'"):

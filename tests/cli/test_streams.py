@@ -1,4 +1,4 @@
-"""Every command on every kind of output: no traceback, the work done, and the exit code that is documented."""
+"""Every command with every kind of output stream: no traceback, the work done, and the documented exit code."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ COMMANDS = {
 
 @pytest.fixture
 def run_main(monkeypatch):
-    """Run a command in this process on given descriptors, as it would be in its own; return the exit code."""
+    """Run a command in this process on given descriptors, as in a process of its own; return the exit code."""
     monkeypatch.setattr("sensitivity.report.write_report", lambda _: Report(html="×", figures={}))
 
     def call(arguments, out, err, encoding="utf-8"):
@@ -63,7 +63,7 @@ def arguments(half_done, study_file, tmp_path):
 
 @pytest.fixture
 def collected():
-    """Return descriptors, each with what gives the bytes that were written to it."""
+    """Return descriptors, each with a function that returns the bytes written to it."""
     with contextlib.ExitStack() as stack:
 
         def one():
@@ -89,7 +89,7 @@ def full():
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_command_on_a_terminal_of_few_characters(run_main, arguments, collected, name, encoding):
+def test_command_on_a_terminal_with_few_characters(run_main, arguments, collected, name, encoding):
     (out, said), (err, complained) = collected(), collected()
     assert run_main(arguments(name), out, err, encoding) == exit_codes.DONE
     assert said().decode(encoding)
@@ -97,7 +97,7 @@ def test_a_command_on_a_terminal_of_few_characters(run_main, arguments, collecte
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_whose_reader_has_gone(run_main, arguments, collected, tmp_path, name):
+def test_command_without_a_reader(run_main, arguments, collected, tmp_path, name):
     err, complained = collected()
     with without_reader() as out:
         assert run_main(arguments(name), out, err) == exit_codes.DONE
@@ -108,26 +108,26 @@ def test_a_command_whose_reader_has_gone(run_main, arguments, collected, tmp_pat
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_whose_output_goes_to_a_full_disk(run_main, arguments, collected, tmp_path, name):
+def test_command_with_output_to_a_full_disk(run_main, arguments, collected, tmp_path, name):
     err, complained = collected()
     with full() as out:
         assert run_main(arguments(name), out, err) == exit_codes.FAULT
     assert complained().decode().splitlines() == [
         "error: standard output can't be written (No space left on device)",
-        "  The command has done its work, but what it printed is lost; send its output elsewhere",
+        "  The command succeeded, but what it printed is lost; send its output elsewhere",
     ]
     done = {"report": tmp_path / "r.html", "export": tmp_path / "r.csv"}
     assert name not in done or done[name].exists()
 
 
 @pytest.mark.parametrize("broken", [without_reader, full])
-def test_a_mistake_where_nothing_can_be_printed(run_main, broken):
+def test_mistake_when_nothing_can_be_printed(run_main, broken):
     with broken() as descriptor:
         assert run_main(["verdict", "/no/where"], descriptor, descriptor) == exit_codes.FAULT
         assert run_main(["nosuch"], descriptor, descriptor) == exit_codes.FAULT
 
 
-def test_names_that_are_no_text_are_printed_as_they_are(run_main, half_done, tmp_path, collected):
+def test_file_names_with_invalid_bytes_are_printed_unchanged(run_main, half_done, tmp_path, collected):
     odd = str(tmp_path / os.fsdecode(b"odd\xff\xe9.csv"))
     for encoding in ("utf-8", "ascii", "latin-1"):
         (out, said), (err, _) = collected(), collected()
@@ -137,7 +137,7 @@ def test_names_that_are_no_text_are_printed_as_they_are(run_main, half_done, tmp
 
 
 class Progress:
-    """As the display uses it."""
+    """Progress as the display uses it."""
 
     done, planned, fraction, rate, seconds_left, device_time, stage = 3, 4, 0.75, 2.0, 1.5, None, ""
     counts = MappingProxyType({"completed": 3, "diverged": 0, "failed": 0, "interrupted": 0})
@@ -161,21 +161,21 @@ def test_progress_on_any_output(monkeypatch, collected, encoding):
         assert said().decode(encoding).startswith(f"3/4 runs{point}3 completed{point}")
 
 
-def test_progress_on_a_terminal_of_few_characters(monkeypatch):
+def test_progress_on_a_terminal_with_few_characters(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     ours, theirs = pty.openpty()
     with io.TextIOWrapper(io.FileIO(theirs, "w"), encoding="ascii") as stream:
         assert show_some(stream, monkeypatch) == (0, False)
     seen = b""
-    with contextlib.suppress(OSError):  # EIO: nobody writes to it any more, and all of it is read
+    with contextlib.suppress(OSError):  # EIO: nobody writes any more, and everything is read
         while part := os.read(ours, 100_000):
             seen += part
     assert b"3/4 runs - 3 completed" in seen
     os.close(ours)
 
 
-def test_progress_on_a_terminal_that_is_closed(monkeypatch):
+def test_progress_on_a_closed_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     os.close(ours)
@@ -184,12 +184,12 @@ def test_progress_on_a_terminal_that_is_closed(monkeypatch):
 
 
 @pytest.mark.parametrize(("broken", "code"), [(without_reader, 0), (full, 2)])
-def test_progress_that_nobody_sees(monkeypatch, broken, code):
+def test_progress_without_a_reader(monkeypatch, broken, code):
     with broken() as out, io.TextIOWrapper(io.FileIO(os.dup(out), "w"), encoding="utf-8") as stream:
         assert show_some(stream, monkeypatch)[0] == code
 
 
-def test_a_pipe_that_takes_nothing_for_a_while_gets_everything(run_main, arguments):
+def test_stalled_pipe_gets_all_output_in_the_end(run_main, arguments):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     collector = subprocess.Popen([sys.executable, "-c", "import sys; print(len(sys.stdin.read()))"],
@@ -209,7 +209,7 @@ def test_a_pipe_that_takes_nothing_for_a_while_gets_everything(run_main, argumen
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_a_command_with_closed_streams(closed, half_done, tmp_path):
+def test_command_with_closed_streams(closed, half_done, tmp_path):
     """In a process of its own: a file must not get the descriptor of a stream that was closed."""
     command = f'"{sys.executable}" -m sensitivity.cli.main export "{half_done}" "{tmp_path}/runs.csv" {closed}'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
@@ -248,13 +248,13 @@ OTHER_ARGUMENTS = {
 }
 
 
-def test_every_command_is_tried():
+def test_all_commands_are_covered():
     assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(STOPPED_IN)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("name", STOPPED_IN)
-def test_a_command_that_is_stopped_exits_with_130(command, monkeypatch, name, number):
+def test_stopped_command_exits_with_130(command, monkeypatch, name, number):
     ours = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     before = signal.signal(number, ours)  # `nohup pytest`, or `pytest &` of a script, has them ignored
     monkeypatch.setattr(STOPPED_IN[name], lambda *_, **__: os.kill(os.getpid(), number))
@@ -268,7 +268,7 @@ def test_a_command_that_is_stopped_exits_with_130(command, monkeypatch, name, nu
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_the_caller_ignores_stays_ignored(command, monkeypatch, number, tmp_path):
+def test_signals_ignored_by_the_caller_stay_ignored(command, monkeypatch, number, tmp_path):
     before = signal.signal(number, signal.SIG_IGN)
     monkeypatch.setattr("sensitivity.cli.listing.studies", lambda *_: os.kill(os.getpid(), number) or ())
     try:
@@ -286,7 +286,7 @@ def test_wrong_usage_exits_with_2(command, name):
 
 
 @pytest.mark.parametrize("name", ["list", "export", "plan"])
-def test_a_fault_of_the_machine_anywhere_is_a_message(command, monkeypatch, name):
+def test_machine_faults_give_a_message(command, monkeypatch, name):
     def fail(*_, **__):
         raise OSError(24, "Too many open files", "/some/file")
 
@@ -296,12 +296,12 @@ def test_a_fault_of_the_machine_anywhere_is_a_message(command, monkeypatch, name
     assert answer.err.startswith("error: /some/file: Too many open files\n  ")
 
 
-def test_words_of_the_user_are_no_markup(monkeypatch, capsys):
+def test_text_from_users_is_not_markup(monkeypatch, capsys):
     plain_console().print("a [/b] and [red] and :smile:")
     assert capsys.readouterr().out == "a [/b] and [red] and :smile:\n"
 
 
-def test_following_a_job_ends_with_its_reader(monkeypatch):
+def test_following_a_job_ends_when_nobody_reads(monkeypatch):
     from sensitivity.cli import jobs
 
     printed = []
@@ -323,7 +323,7 @@ def test_following_a_job_ends_with_its_reader(monkeypatch):
             assert jobs.show_logs("job", address="", follow=True) == exit_codes.DONE
 
 
-def test_the_help_documents_the_exit_codes(command):
+def test_help_documents_the_exit_codes(command):
     said = re.sub(r"\s+", " ", command("--help").out)
     for code in (exit_codes.DONE, exit_codes.FAULT, exit_codes.STOPPED):
         assert re.search(rf"\b{code}\b", said.partition("Exit codes:")[2])

@@ -1,4 +1,4 @@
-"""Every writer of a file, where it can't be written: an error that says how to fix it, and nothing has changed."""
+"""Every writer of a file, when it can't write: an error that says how to fix it, and nothing has changed."""
 
 import asyncio
 import contextlib
@@ -32,11 +32,11 @@ from sensitivity.training.datasets.data_folder import reserve
 
 CONTENT = b"x" * 20_000
 LIMIT = 1_000
-"""Bytes at which writing stops: in the midst of every file here."""
+"""Size in bytes at which writing stops, in the middle of every file here."""
 
 
 class Browser:
-    """Stands in for Chromium: an image of each figure, at once."""
+    """Replaces Chromium: returns an image of each figure at once."""
 
     def __init__(self, **_):
         pass
@@ -52,18 +52,18 @@ class Browser:
 
 
 def by_command(command, *arguments):
-    """Give a command; raise what it says if it fails."""
+    """Run a command; raise its message as an error if it fails."""
     answer = command(*arguments)
     assert "Traceback" not in answer.err
     if answer.code:
         assert answer.code == 2
-        assert answer.out == "", "nothing is said to be written"
+        assert answer.out == "", "it reports nothing as written"
         raise UserError(answer.err)
 
 
 @pytest.fixture
 def writers(command, half_done, monkeypatch):
-    """Functions that write into a folder, by the name of the file that each is to write."""
+    """Functions that write into a folder, by the name of the file that each writes."""
     monkeypatch.setattr("kaleido.Kaleido", Browser)
     monkeypatch.setattr(images, "in_theme", lambda text, theme: {"layout": {"height": 1}})
     monkeypatch.setattr("sensitivity.report.write_report", lambda _: Report(html=CONTENT.decode(), figures={}))
@@ -77,7 +77,9 @@ def writers(command, half_done, monkeypatch):
         "figure.png": lambda folder: images.write_images({"figure": ""}, folder),
         "study.json": lambda folder: place(str(folder)).write("study.json", CONTENT),
         "any": lambda folder: write_output(folder / "any", CONTENT),
-        ".started-half-": lambda folder: jobs.keep(place(str(folder)), CONTENT.decode(), SimpleNamespace(name="half")),
+        ".started-half-": lambda folder: jobs.store_study_file(
+            place(str(folder)), CONTENT.decode(), SimpleNamespace(name="half")
+        ),
     }
 
 
@@ -96,7 +98,7 @@ OLD = ("report.html", "status.html", "runs.csv", "runs.parquet", "figure.png", "
 
 
 def fill(folder):
-    """Leave files of an earlier time, and then no space."""
+    """Leave files from an earlier time, and then no space."""
     for name in OLD:
         (folder / name).write_bytes(b"old")
     with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as stream:
@@ -123,7 +125,7 @@ def mounted(tmp_path_factory):
         yield folders
     finally:
         for folder in mounts:
-            subprocess.run(["umount", "-l", folder], check=True)  # what an exception holds open is closed later
+            subprocess.run(["umount", "-l", folder], check=True)  # files that an exception keeps open are closed later
 
 
 def contents(folder):
@@ -135,10 +137,10 @@ def refused(writer, name, folder, reasons):
     with pytest.raises(UserError, match=r"can't be (opened or )?written") as failed:
         writer(folder)
     said = str(failed.value)
-    assert name in said or str(folder) in said, "it says which file"
+    assert name in said or str(folder) in said, "it names the file"
     assert any(reason in said for reason in reasons), said
     assert "\n  " in said, "and how to fix it"
-    assert contents(folder) == before, "what was there is unchanged, and no temporary file is left"
+    assert contents(folder) == before, "existing files are unchanged, and no temporary file is left"
 
 
 SQLITE_REASONS = ("disk is full", "disk I/O error", "readonly database", "unable to open database")
@@ -146,13 +148,13 @@ SQLITE_REASONS = ("disk is full", "disk I/O error", "readonly database", "unable
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", ["full", "read-only"])
-def test_a_writer_on_a_real_file_system_that_takes_nothing(mounted, writers, state, name):
+def test_writer_on_a_full_or_read_only_file_system(mounted, writers, state, name):
     reason = {"full": "No space left on device", "read-only": "Read-only file system"}[state]
     refused(writers[name], name, mounted[state], (reason, *SQLITE_REASONS))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_writer_that_is_stopped_in_the_midst_of_its_file(writers, tmp_path, name):
+def test_writer_stopped_in_the_middle_of_its_file(writers, tmp_path, name):
     folder = tmp_path / "limited"
     folder.mkdir()
     for each in OLD:
@@ -172,7 +174,7 @@ def test_a_writer_that_is_stopped_in_the_midst_of_its_file(writers, tmp_path, na
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "new.db"])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_writer_whose_file_system_fails_at_the_end(writers, tmp_path, monkeypatch, name, call, code):
+def test_writer_when_the_file_system_fails_at_the_end(writers, tmp_path, monkeypatch, name, call, code):
     folder = tmp_path / "failing"
     folder.mkdir()
     for each in OLD:
@@ -186,7 +188,7 @@ def test_a_writer_whose_file_system_fails_at_the_end(writers, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_writer_says_what_is_there(writers, tmp_path, name):
+def test_writer_reports_what_it_wrote(writers, tmp_path, name):
     folder = tmp_path / "deep" / "er"
     writers[name](folder)
     written = next(path for path in folder.iterdir() if path.name.startswith(name))
@@ -194,13 +196,13 @@ def test_a_writer_says_what_is_there(writers, tmp_path, name):
     assert not any(path.name.endswith(".tmp") for path in folder.iterdir())
 
 
-def test_a_command_says_the_size_it_has_found(command, half_done, tmp_path):
+def test_command_reports_the_file_size(command, half_done, tmp_path):
     answer = command("export", half_done, tmp_path / "runs.csv")
     assert answer.out == f"runs: {tmp_path / 'runs.csv'} ({(tmp_path / 'runs.csv').stat().st_size / 1000:.3g} kB)\n"
 
 
 @pytest.mark.parametrize("name", ["study.json", "plan.parquet", "writer.lock", "runs/new.csv", "curves/x.parquet"])
-def test_the_record_of_a_study_is_no_output_file(command, half_done, tmp_path, name):
+def test_study_record_is_refused_as_output_file(command, half_done, tmp_path, name):
     (tmp_path / "link").symlink_to(half_done)
     before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
     for folder in (half_done, tmp_path / "link"):
@@ -214,7 +216,7 @@ def test_the_record_of_a_study_is_no_output_file(command, half_done, tmp_path, n
     assert command("export", half_done, half_done / "mine.csv").code == 0
 
 
-def test_an_optuna_storage_that_was_there_gets_all_or_nothing(half_done, tmp_path, monkeypatch):
+def test_existing_optuna_storage_gets_all_or_nothing(half_done, tmp_path, monkeypatch):
     import optuna
 
     url = f"sqlite:///{tmp_path / 'shared.db'}"
@@ -231,17 +233,17 @@ def test_an_optuna_storage_that_was_there_gets_all_or_nothing(half_done, tmp_pat
 
 
 def waiting():
-    """Whether the main thread waits for the result of another one."""
+    """Return whether the main thread is waiting for the result of another one."""
     frames = traceback.walk_stack(sys._current_frames()[threading.main_thread().ident])
     return any(frame.f_code is Future.result.__code__ for frame, _ in frames)
 
 
-def test_images_end_with_a_stop(tmp_path, monkeypatch):
-    """Ctrl-C is seen by the main thread alone, while another one draws."""
+def test_interrupt_stops_drawing_images(tmp_path, monkeypatch):
+    """Ctrl-C reaches only the main thread, while another one draws."""
 
     class Interrupted(Browser):
         async def calc_fig(self, figure, opts):
-            while not waiting():  # a signal that comes before is a stop before any drawing
+            while not waiting():  # an earlier signal would stop before any drawing
                 await asyncio.sleep(0.001)
             os.kill(os.getpid(), signal.SIGINT)
             while not stopped.is_set():
@@ -254,10 +256,10 @@ def test_images_end_with_a_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "in_theme", lambda text, theme: {"layout": {"height": 1}})
     with pytest.raises(KeyboardInterrupt):
         images.write_images(dict.fromkeys("abc", ""), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"], "the image in hand is finished, and no other begun"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"], "the current image is finished, no other is started"
 
 
-def test_a_cache_that_can_not_be_written_is_done_without(study_file, tmp_path, monkeypatch):
+def test_unwritable_cache_is_ignored(study_file, tmp_path, monkeypatch):
     plan = prepare(str(study_file))
     cost = Cost(steps=1, flops=1.0, step_seconds=1.0, evaluation_seconds=0.0, pack_size=1, most=1, gain=1.0,
                 member_bytes=1.0)  # fmt: skip
@@ -273,7 +275,7 @@ def test_a_cache_that_can_not_be_written_is_done_without(study_file, tmp_path, m
     assert sorted(folder.rglob("*")) == before, "no temporary file is left"
 
 
-def test_a_mapped_file_has_its_space_before_it_is_written_to(mounted, tmp_path):
+def test_mapped_file_is_allocated_before_writing(mounted, tmp_path):
     path = tmp_path / "map"
     with path.open("wb") as stream:
         stream.truncate(1_000_000)

@@ -22,12 +22,12 @@ def test_a_bare_python_is_told_what_to_install():
 
 
 def test_nothing_is_lacking_here():
-    assert driver.lacking() == ""
+    assert driver.missing_requirements() == ""
 
 
 def test_an_old_python_is_named(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
-    assert driver.lacking().endswith("a study needs 3.11 or later")
+    assert driver.missing_requirements().endswith("a study needs 3.11 or later")
 
 
 def test_what_is_looked_for_is_what_the_package_depends_on():

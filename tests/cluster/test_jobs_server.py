@@ -153,7 +153,7 @@ def test_who_stops_following_stops_no_job(server, monkeypatch, capsys):
     assert show_logs("mine-1", address=address, follow=True) == 130
     said = capsys.readouterr()
     assert said.out == "1/4 runs\n"
-    assert "mine-1 goes on; `sensitivity stop mine-1` would end it" in said.err
+    assert "mine-1 is still running; `sensitivity stop mine-1` ends it" in said.err
 
 
 def test_files_that_can_not_be_read_are_not_the_clusters_fault(server):

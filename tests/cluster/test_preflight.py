@@ -31,8 +31,8 @@ def test_every_difference_of_every_node_is_said_at_once():
 
 
 def test_a_package_that_a_node_lacks_is_a_difference():
-    lacking = {name: version for name, version in OWN.items() if name != "PyTorch"}
-    (line,) = judged(replace(GOOD, versions=lacking))
+    missing_requirements = {name: version for name, version in OWN.items() if name != "PyTorch"}
+    (line,) = judged(replace(GOOD, versions=missing_requirements))
     assert "PyTorch None (2.13.0 on head)" in line
 
 

@@ -1,4 +1,4 @@
-"""Studies with known numbers, and dashboards over them, seen by a real Chromium."""
+"""Studies with known numbers, and dashboards over them in a real Chromium."""
 
 import importlib.resources
 import logging
@@ -19,13 +19,13 @@ from sensitivity.study.results import Status
 
 WAIT_MS = 60_000
 _open = []
-"""Pages of the test that runs."""
+"""Open pages of the current test."""
 
 synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "analysis" / "synthetic.py")))
 
 
 def mixed(trial):
-    """Diverged at the largest rate, failed for SGD at the smallest, else a loss that is known."""
+    """Diverged at the largest rate, failed for SGD at the smallest, otherwise a known loss."""
     lr = dict(trial.hyperparameters)["lr"]
     if lr == 1.0:
         return synthetic.run(trial, [9.0], Status.DIVERGED)
@@ -42,7 +42,7 @@ def make():
 
 @contextmanager
 def served(root, **options):
-    """Serve the dashboard of `root` on a free port while inside; yields its address."""
+    """Serve the dashboard of `root` on a free port inside the block; yields its address."""
     app = create_app(place(str(root)), **options)
     server = make_server("127.0.0.1", 0, app.server, threaded=True)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -51,7 +51,7 @@ def served(root, **options):
     try:
         yield f"http://127.0.0.1:{server.port}"
     finally:
-        for tab in _open:  # a page that asks on would find nobody, and say so
+        for tab in _open:  # an open page would report that the server is gone
             if tab.url.startswith(f"http://127.0.0.1:{server.port}/"):
                 tab.close()
         server.shutdown()
@@ -81,7 +81,7 @@ def site(studies):
 
 @pytest.fixture(scope="module")
 def window(browser):
-    """Chromium's window of a colour scheme and width; the tests of a module share what it has cached."""
+    """Chromium windows by colour scheme and width; the tests of a module share their cache."""
     made = {}
 
     def open_(scheme, width):
@@ -106,7 +106,7 @@ def visit(window):
 
     def open_(address, scheme="light", width=1360, *, absent=False):
         def hear(message):
-            remark = absent and "404 (NOT FOUND)" in message.text  # Chromium's, on the page's own status
+            remark = absent and "404 (NOT FOUND)" in message.text  # Chromium's message on the page's status
             if message.type == "error" and not remark:
                 faults.append(message.text)
 
@@ -141,7 +141,7 @@ def figure(tab, name):
 
 
 def cell_at(place_, panel=0, column=0, row=0):
-    """Return where on the page a cell of a heatmap is."""
+    """Return the position of a heatmap cell on the page."""
     return place_.locator(".js-plotly-plot").evaluate(
         """(gd, [panel, column, row]) => {
             const trace = gd._fullData.filter(t => t.type === 'heatmap')[panel];
@@ -156,7 +156,7 @@ def cell_at(place_, panel=0, column=0, row=0):
 
 
 def click_cell(tab, place_, panel=0, column=0, row=0):
-    """Click a cell of a heatmap, as one who is sure of it: no rest on it before. Returns its id."""
+    """Click a cell of a heatmap without first resting the pointer on it. Returns its id."""
     place_.scroll_into_view_if_needed()
     x, y, name = cell_at(place_, panel, column, row)
     tab.mouse.click(x, y)
@@ -167,7 +167,7 @@ def until(condition, seconds=WAIT_MS / 1000):
     """Wait until `condition` holds; Playwright's own wait evaluates text in the page, which its policy forbids."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come true"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.05)
 
 

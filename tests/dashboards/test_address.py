@@ -1,4 +1,4 @@
-"""An address says how a study is looked at: read back it is the same, and nothing in it is believed."""
+"""An address describes the view of a study: it round-trips, and nothing in it is trusted."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -45,11 +45,11 @@ FULL = Address(
 @pytest.mark.parametrize(
     "address", [FULL, Address(), Address(page="compare", others=("x",)), Address(page="runs", study="@root")]
 )
-def test_an_address_is_read_as_it_was_written(address):
+def test_address_round_trip(address):
     assert parse(path_of(address), search_of(address)) == address
 
 
-def test_defaults_leave_the_address_short():
+def test_defaults_are_left_out_of_the_address():
     assert search_of(Address(page="overview", study="s")) == ""
 
 
@@ -69,7 +69,7 @@ def test_defaults_leave_the_address_short():
         "?" + "&".join(f"a{k}=1" for k in range(500)),
     ],
 )
-def test_what_cannot_be_is_left_out(search):
+def test_invalid_values_are_dropped(search):
     assert replace(parse("/study/s/robustness", search), unread=()) == Address(page="robustness", study="s")
 
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_is_left_out(search):
         ("?target=colour:x", "There is no target colour:x."),
     ],
 )
-def test_what_cannot_be_is_named(search, said, make):
+def test_invalid_values_are_reported(search, said, make):
     _, (found,) = fit(parse("/study/s/robustness", search), make.make_spec())
     assert found.startswith(said)
 
@@ -93,18 +93,18 @@ def test_what_cannot_be_is_named(search, said, make):
 @pytest.mark.parametrize(
     "path", ["/study/../../etc/passwd", "/study/a%2F..%2Fb/x", "/a/b/c/d", "/study/x/A", "/" + "a" * 9000, "/study/%00"]
 )
-def test_strange_paths_name_no_page(path):
+def test_unknown_paths_give_no_page(path):
     address = parse(path, "")
     assert address.page == "missing" or address.study is None
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_any_text_is_read_and_written_again(pathname, search):
+def test_any_text_parses_and_round_trips(pathname, search):
     address = parse(pathname, search)
     assert parse(path_of(address), search_of(address)) == address or address.page == "missing"
 
 
-def test_what_the_study_lacks_is_said_and_dropped(make):
+def test_values_missing_from_the_study_are_reported_and_dropped(make):
     spec = make.make_spec()
     view = View(
         optimizers=("kfac", "adam"),
@@ -119,18 +119,18 @@ def test_what_the_study_lacks_is_said_and_dropped(make):
     assert len(missing) == 3
 
 
-def test_no_option_of_an_exhibit_has_a_name_that_says_something_else():
+def test_option_names_do_not_clash_with_reserved_names():
     assert not {option.name for exhibit in catalogue.EXHIBITS for option in choices(exhibit)} & {*_OWN}
 
 
-def test_options_are_kept_where_a_figure_has_them_and_the_others_are_said(studies):
+def test_unknown_options_are_reported_and_dropped(studies):
     site = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False)
     scene, missing = site.scene(parse("/study/half/scaling", "?unit=flops&form=4d&colour=red&metric=test_loss"), None)
     assert scene.address.options == {"unit": "flops"}
     assert missing == ("No figure has an option colour.", "Success rate as: 4d is not among the choices of this study.")
 
 
-def test_columns_and_runs_that_a_study_lacks_are_said_and_left_out(studies):
+def test_missing_columns_and_runs_are_reported_and_dropped(studies):
     site = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False)
     search = "?where=colour:equals:red&where=status:equals:failed&sort=size:desc&column=seed&chosen=0000000000000000"
     scene, missing = site.scene(parse("/study/half/runs", search), None)
@@ -143,8 +143,8 @@ def test_columns_and_runs_that_a_study_lacks_are_said_and_left_out(studies):
 
 
 @pytest.mark.parametrize("name", ["beta1", "Beta.1", "nesterov-x"])
-def test_a_box_is_narrowed_on_a_hyperparameter_of_any_name(make, name):
-    """By its slider and by an address, and the runs with it."""
+def test_box_can_be_narrowed_on_any_hyperparameter_name(make, name):
+    """The slider and the address narrow it, and the runs with it."""
     axes = {"adam": {name: Axis(scale="values", values=(0.5, 0.9, 0.99)), "eps": Axis(scale="values", values=(1e-8,))}}
     spec = SimpleNamespace(optimizers=axes, axes=axes, batch_sizes=[32], measured=make.make_spec().measured)
     address = with_controls(Address(page="runs", study="s"), {}, {("adam", name): [1, 2]}, spec)

@@ -1,4 +1,4 @@
-"""Pages in a real Chromium: painted, without console errors or requests beyond the server, and live."""
+"""Pages in a real Chromium: painted, without console errors or requests beyond the server, and updated live."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def query(tab):
     return parse_qs(tab.evaluate("location.search").removeprefix("?"))
 
 
-def test_studies_are_listed_with_their_counts_and_faults(site, visit):
+def test_studies_are_listed_with_counts_and_errors(site, visit):
     tab = visit(site)
     tab.get_by_role("link", name="bowl").wait_for()
     text = tab.inner_text("#studies")
@@ -40,12 +40,12 @@ def test_studies_are_listed_with_their_counts_and_faults(site, visit):
     assert tab.get_by_role("button", name="Stop").count() == 0
 
 
-def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it(site, studies, visit, at):
+def test_click_on_a_cell_shows_curves_and_seeds_and_gives_a_link(site, studies, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-kfac")
-    # No wait between: what is chosen quickly is not lost to what was chosen before it.
+    # No wait in between: a quick selection must not lose the one before it.
     cell = at.click_cell(tab, maps, panel=1, column=3, row=4)
-    tab.get_by_text("cell B, beside it").click()
+    tab.get_by_text("cell B, next to it").click()
     other = at.click_cell(tab, maps, panel=0, column=2, row=2)
     curves = at.figure(tab, "curves-a")
     at.figure(tab, "curves-b")
@@ -65,8 +65,8 @@ def test_a_click_on_a_cell_shows_its_curves_and_seeds_and_the_link_reproduces_it
         maps.locator(".mark").get_by_text(letter, exact=True).wait_for()
 
 
-def test_a_click_chooses_the_cell_where_it_is_however_quick_the_hand(site, visit, at):
-    """Plotly looks where the pointer is every 50 ms at most: it comes from another cell, or the figure is redrawn."""
+def test_fast_click_selects_the_cell_under_the_pointer(site, visit, at):
+    """Plotly checks the pointer every 50 ms at most; here it comes from another cell, or the figure is redrawn."""
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-kfac")
     for meanwhile, column in (("nothing", 5), ("a while", 3), ("a drawing", 4)):
@@ -95,8 +95,8 @@ new MutationObserver(() => document.querySelectorAll(".js-plotly-plot").forEach(
 """
 
 
-def test_a_map_is_drawn_once_and_a_click_asks_for_its_cell_alone(site, visit, at, monkeypatch):
-    """What a browser and its server repeat for a click is what makes it slow in a large study."""
+def test_map_is_drawn_once_and_click_loads_only_its_cell(site, visit, at, monkeypatch):
+    """Work that browser and server repeat for a click makes it slow in a large study."""
     drawings = []
 
     def draw(block, scene):
@@ -114,7 +114,7 @@ def test_a_map_is_drawn_once_and_a_click_asks_for_its_cell_alone(site, visit, at
     asked = []
     tab.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
     drawings.clear()
-    at.click_cell(tab, maps, panel=1, column=6, row=1)  # which no other test has had drawn
+    at.click_cell(tab, maps, panel=1, column=6, row=1)  # not drawn by any other test
     at.figure(tab, "curves-a")
     tab.locator("table", has_text="Seeds of cell A").wait_for()
     maps.locator(".mark").wait_for()
@@ -129,7 +129,7 @@ def test_a_map_is_drawn_once_and_a_click_asks_for_its_cell_alone(site, visit, at
     assert drawings == [], "figures are kept"
 
 
-def test_links_to_other_pages_keep_what_is_chosen(site, visit, at):
+def test_links_to_other_pages_keep_the_selection(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     cell = at.click_cell(tab, at.figure(tab, "robustness-kfac"), panel=0, column=3, row=4)
     overview = tab.get_by_role("link", name="Overview")
@@ -141,7 +141,7 @@ def test_links_to_other_pages_keep_what_is_chosen(site, visit, at):
     assert query(tab)["cell"] == [cell]
 
 
-def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
+def test_filter_applies_to_every_figure_and_number_in_the_browser(site, studies, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-kfac")
     count = "gd => gd._fullData.filter(t => t.type === 'heatmap').map(t => [t.x.length, t.y.length])"
@@ -170,11 +170,11 @@ def test_a_filter_reaches_every_figure_and_number(site, studies, visit, at):
 
 
 @pytest.mark.parametrize("page", ["robustness", "overview"])
-def test_no_control_keeps_the_page_from_drawing_its_next_frame(site, visit, at, page):
-    """Half a second of the page's own processor time, which is the same on a busy machine, for each that is pressed."""
+def test_no_control_blocks_the_next_frame(site, visit, at, page):
+    """At most half a second of the page's CPU time for each control, which doesn't depend on the machine's load."""
     tab = visit(f"{site}/study/bowl/{page}")
     at.figure(tab, {"robustness": "robustness-sgd", "overview": "targets"}[page])
-    tab.wait_for_load_state("networkidle")  # what the page draws as it opens is none of its controls' work
+    tab.wait_for_load_state("networkidle")  # drawing at the opening of the page is not the work of a control
     at.until(lambda: tab.locator(".dash-graph--pending").count() == 0)
     clock = tab.context.new_cdp_session(tab)
     clock.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -200,7 +200,7 @@ def test_no_control_keeps_the_page_from_drawing_its_next_frame(site, visit, at, 
     assert slow == {}
 
 
-def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_frame(site, visit, at):
+def test_shift_click_selects_cell_b_and_focus_has_a_frame(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-kfac")
     first = at.click_cell(tab, maps, panel=0, column=3, row=4)
@@ -211,7 +211,7 @@ def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_fr
     tab.wait_for_url(f"**cell={first}&beside={second}")
     at.figure(tab, "curves-b")
     dock, canvas = tab.locator(".dock").bounding_box(), maps.bounding_box()
-    assert dock["x"] >= canvas["x"] + canvas["width"], "beside the maps"
+    assert dock["x"] >= canvas["x"] + canvas["width"], "next to the maps"
     marks = maps.locator(".mark")
     at.until(lambda: marks.all_text_contents() == ["A", "B"])
     for mark, column, row in ((0, 3, 4), (1, 4, 5)):
@@ -227,7 +227,7 @@ def test_shift_chooses_the_second_cell_beside_the_maps_and_the_keyboard_has_a_fr
     at.until(lambda: maps.locator(".mark.cursor").count() == 0)
 
 
-def test_the_tolerance_moves_the_region(site, visit, at):
+def test_tolerance_changes_the_region(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness?within=0.25")
     maps = at.figure(tab, "robustness-kfac")
     said = maps.locator(".gtitle-subtitle").text_content().replace(" ", "")  # a line's end swallows one
@@ -236,11 +236,11 @@ def test_the_tolerance_moves_the_region(site, visit, at):
     thumb.focus()
     for _ in range(3):
         thumb.press("ArrowRight")
-    tab.wait_for_url("**/robustness")  # one point is the default, and leaves the address
+    tab.wait_for_url("**/robustness")  # one point is the default, which the address omits
     maps.locator(".gtitle-subtitle", has_text=re.compile("within 1 ?percentage ?point ?of")).wait_for()
 
 
-def test_a_click_outlives_the_late_answer_to_a_filter(site, visit, at):
+def test_click_survives_the_late_answer_to_a_filter(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-kfac")
     held = []
@@ -266,7 +266,7 @@ def test_a_click_outlives_the_late_answer_to_a_filter(site, visit, at):
     tab.wait_for_url("**optimizer=kfac**")
 
 
-def test_options_and_filters_change_what_a_page_shows(site, visit, at):
+def test_options_and_filters_change_the_page(site, visit, at):
     tab = visit(f"{site}/study/half/curves")
     curves = at.figure(tab, "curves")
     tab.get_by_text("the median cells").click()
@@ -277,14 +277,14 @@ def test_options_and_filters_change_what_a_page_shows(site, visit, at):
     tab.get_by_label("Optimizers").first.click()
     tab.get_by_role("option", name="SGD").click()
     tab.wait_for_url("**optimizer=sgd**")
-    at.until(lambda: tab.locator(".choosable").count() == 1)  # K-FAC's maps have no place any more
+    at.until(lambda: tab.locator(".choosable").count() == 1)  # K-FAC's maps are no longer on the page
     tab.go_back()
     at.until(lambda: tab.locator(".choosable").count() == 2)
     tab.go_back()
     at.figure(tab, "curves").locator(".gtitle", has_text="median cells").wait_for()
 
 
-def test_cells_are_chosen_with_the_keyboard(site, visit, at):
+def test_cells_are_selected_with_the_keyboard(site, visit, at):
     tab = visit(f"{site}/study/bowl/robustness")
     maps = at.figure(tab, "robustness-sgd")
     maps.focus()
@@ -297,7 +297,7 @@ def test_cells_are_chosen_with_the_keyboard(site, visit, at):
     at.figure(tab, "curves-a")
 
 
-def test_dark_repaints_figures_and_is_remembered(site, visit, at):
+def test_dark_mode_repaints_figures_and_is_remembered(site, visit, at):
     tab = visit(f"{site}/study/half/robustness", scheme="dark")
     at.figure(tab, "robustness-kfac")
     ground = "getComputedStyle(document.querySelector('.main-svg')).backgroundColor"
@@ -319,8 +319,8 @@ def added(**fields):
     )
 
 
-def test_an_exhibit_that_is_added_is_on_its_page_with_its_data(site, visit, at, monkeypatch):
-    """And the data of a figure of many cells are cut, for a table of thousands of rows freezes a page."""
+def test_new_exhibit_is_on_its_page_with_its_data(site, visit, at, monkeypatch):
+    """The data of a figure with many cells are cut, because a table of thousands of rows freezes a page."""
     drawn = added(name="sizes", section="maps", title="Sizes", draw=lambda sizes, theme: go.Figure(go.Scatter(y=sizes)))
     tables = added(
         name="size-table",
@@ -329,7 +329,7 @@ def test_an_exhibit_that_is_added_is_on_its_page_with_its_data(site, visit, at, 
         tables=lambda sizes: [Table(caption="Sizes.", header=("size",), rows=[[n] for n in sizes], text_columns=0)],
     )
     monkeypatch.setattr(catalogue, "EXHIBITS", (*catalogue.EXHIBITS, drawn, tables))
-    monkeypatch.setattr(blocks, "MOST_ROWS", 10)
+    monkeypatch.setattr(blocks, "MAX_ROWS", 10)
     tab = visit(f"{site}/study/half/robustness")
 
     def data_of(name):
@@ -353,14 +353,14 @@ def test_an_exhibit_that_is_added_is_on_its_page_with_its_data(site, visit, at, 
     assert data_of("size-table").locator("th").all_text_contents() == ["of, them", "half"]
 
 
-def test_what_the_address_asks_in_vain_is_said(site, visit, at):
+def test_invalid_parts_of_an_address_are_reported(site, visit, at):
     tab = visit(f"{site}/study/half/robustness?optimizer=adam&cell=0000000000000000")
     at.figure(tab, "robustness-kfac")
     assert "This study has no optimizer adam." in tab.inner_text("#page")
-    tab.get_by_text("The cell in the address is none of this study's.").wait_for()
+    tab.get_by_text("The cell in the address is not in this study.").wait_for()
 
 
-def test_a_script_in_a_name_stays_text(make, visit, at, tmp_path):
+def test_script_in_a_name_is_escaped(make, visit, at, tmp_path):
     hostile = "<img src=x onerror=alert(1)>"
     spec = make.make_spec(description=f"{hostile}<script>alert(2)</script>")
     make.write_study(tmp_path / hostile.replace("/", ""), spec, make.mixed)
@@ -374,7 +374,7 @@ def test_a_script_in_a_name_stays_text(make, visit, at, tmp_path):
         assert hostile in tab.inner_text("#nav")
 
 
-def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(make, visit, at, tmp_path):
+def test_live_study_updates_without_losing_zoom_or_clicks(make, visit, at, tmp_path):
     spec = make.make_spec(name="live")
     folder = tmp_path / "live"
     make.write_study(folder, spec, lambda trial: make.mixed(trial) if trial.seed == 0 else None, packs=1)
@@ -405,7 +405,7 @@ def test_a_live_study_grows_on_the_page_and_neither_zoom_nor_a_click_is_lost(mak
         at.until(lambda: seeds.count() == 3)
 
 
-def test_an_empty_root_says_what_to_do(visit, at, tmp_path):
+def test_empty_root_says_what_to_do(visit, at, tmp_path):
     with at.served(tmp_path) as address:
         tab = visit(address)
         tab.get_by_text("No studies here yet.").wait_for()
@@ -415,7 +415,7 @@ def test_an_empty_root_says_what_to_do(visit, at, tmp_path):
     ("path", "name"),
     [("/study/half/robustness", "robustness-kfac"), ("/compare?study=half&study=bowl", "compared-1-sgd")],
 )
-def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at, path, name):
+def test_phone_scrolls_figures_instead_of_the_page(site, visit, at, path, name):
     tab = visit(f"{site}{path}", width=390)
     at.figure(tab, name)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
@@ -423,7 +423,7 @@ def test_a_phone_scrolls_figures_and_not_the_page(site, visit, at, path, name):
     assert 0 <= here["x"] <= here["x"] + here["width"] <= 390, "the page that is open is among the links in sight"
 
 
-def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studies, visit, at):
+def test_run_is_found_by_filter_and_opened(site, studies, visit, at):
     study = read_study(place(str(studies / "half")))
     tab = visit(f"{site}/study/half/runs")
     first = tab.locator("#runs .ag-row[row-index='0'] [col-id='optimizer']")
@@ -436,7 +436,7 @@ def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studie
     at.until(lambda: "failed" in tab.locator("#runs .ag-row[row-index='0']").inner_text())
     first.click()
     drawer = tab.get_by_role("dialog")
-    drawer.get_by_text("Reproduce it").wait_for()
+    drawer.get_by_text("Reproduce this run").wait_for()
     (run,) = query(tab)["run"]
     assert run in set(failed["trial_id"])
     text = drawer.inner_text()
@@ -448,7 +448,7 @@ def test_a_run_is_found_by_filter_and_opened_with_all_that_is_known(site, studie
     at.until(lambda: "run" not in query(again))
 
 
-def test_a_click_on_a_run_outlives_a_late_answer_that_closes_the_drawer(site, studies, visit, at):
+def test_click_on_a_run_survives_a_late_closing_of_the_drawer(site, studies, visit, at):
     failed = read_study(place(str(studies / "half"))).runs.query("status == 'failed'")["trial_id"].iloc[0]
     tab = visit(f"{site}/study/half/runs")
     tab.locator("#runs .ag-row[row-index='0'] [col-id='optimizer']").wait_for()
@@ -459,11 +459,11 @@ def test_a_click_on_a_run_outlives_a_late_answer_that_closes_the_drawer(site, st
         }""",
         failed,
     )
-    tab.get_by_role("dialog").get_by_text("Reproduce it").wait_for()
+    tab.get_by_role("dialog").get_by_text("Reproduce this run").wait_for()
     assert query(tab)["run"] == [failed]
 
 
-def test_studies_are_compared(site, visit, at, axe):
+def test_comparison_of_studies(site, visit, at, axe):
     tab = visit(f"{site}/compare?study=bowl&study=half")
     at.figure(tab, "compared-1-sgd")
     check(tab, axe)
@@ -503,9 +503,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize(("scheme", "path", "seen"), PAGES)
-def test_every_page_is_painted_without_a_serious_fault_of_accessibility(
-    site, studies, visit, at, axe, scheme, path, seen
-):
+def test_every_page_is_painted_and_accessible(site, studies, visit, at, axe, scheme, path, seen):
     first = read_study(place(str(studies / "half"))).runs.iloc[0]
     tab = visit(f"{site}{path.format(cell=first['cell_id'], run=first['trial_id'])}", scheme=scheme)
     if seen == CARDS:
@@ -531,7 +529,7 @@ def check(tab, axe):
     assert not serious, json.dumps(serious, indent=1)
 
 
-def test_a_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path):
+def test_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path):
     (tmp_path / "small.toml").write_text(
         'name = "small"\nbatch_sizes = [256]\nseeds = 1\n[budget]\nsteps = 4\n[problem]\ntrain_subset = 256\n'
         '[execution]\npack_size = 2\n[optimizers.sgd]\nkind = "sgd"\nlr = [0.01, 0.1]\n'
@@ -559,8 +557,8 @@ def test_a_study_started_from_the_form_runs_and_appears(visit, at, axe, tmp_path
         tab.get_by_text("2 of 2 runs (100%)").wait_for()
 
 
-def test_a_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
-    """By a stand-in for `sensitivity run` that holds the study's lock."""
+def test_running_study_is_stopped_from_its_card(make, visit, at, tmp_path):
+    """A replacement for `sensitivity run` holds the study's lock."""
     root = tmp_path / "root"
     make.write_study(
         root / "half", make.make_spec(name="half"), lambda trial: make.mixed(trial) if trial.seed else None
@@ -605,8 +603,8 @@ write_ledger(directory, Ledger(declared=declared, settlement=settling.stop("the 
 """
 
 
-def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, monkeypatch):
-    """By a stand-in for `sensitivity settle` that writes a settlement which a budget has ended."""
+def test_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, monkeypatch):
+    """A replacement for `sensitivity settle` writes a settlement that a budget has ended."""
     root, script = tmp_path / "root", tmp_path / "sensitivity"
     make.write_study(root / "open", make.make_spec(name="open", targets={"test_accuracy": [0.9]}), lambda _: None)
     script.write_text(SETTLES)
@@ -614,7 +612,7 @@ def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, mo
     with at.served(root, allow_run=True) as address:
         tab = visit(f"{address}/study/open/overview")
         tab.get_by_role("button", name="Settle it").click()
-        tab.get_by_text("Settling. What it does, and what it costs, is listed below as it goes").wait_for()
+        tab.get_by_text("Settling. Its steps and their costs are listed below as they happen").wait_for()
         tab.get_by_text("The stand-in had enough").first.wait_for()
         lines = (
             "nav => new Set([...nav.children].map((each) => Math.round(each.getBoundingClientRect().bottom / 9))).size"
@@ -626,11 +624,11 @@ def test_a_study_is_settled_from_its_overview(make, visit, at, axe, tmp_path, mo
         tab.get_by_text("stopped, 0 runs").wait_for()
 
 
-def test_a_remedy_opens_the_form_with_its_change_made(studies, visit, at):
+def test_remedy_opens_the_form_with_its_change(studies, visit, at):
     with at.served(studies, allow_run=True) as address:
         tab = visit(f"{address}/study/bowl/overview")
         tab.locator("summary", has_text="what would settle it").first.click()
-        tab.locator("li", has_text="Set growth =").get_by_role("link", name="Change the study file so").click()
+        tab.locator("li", has_text="Set growth =").get_by_role("link", name="Apply to the study file").click()
         tab.get_by_text("The file of bowl with evaluation.growth =").wait_for()
         text = tab.locator("#study-text")
         at.until(lambda: "growth = 0." in text.input_value())

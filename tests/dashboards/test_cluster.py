@@ -1,4 +1,4 @@
-"""A named cluster, by a stand-in for the command that asks it: jobs are shown, studies sent, and jobs stopped."""
+"""A named cluster, with a replacement for the command that queries it: jobs are shown, submitted and stopped."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """A command that notes what it is called with, and answers as `sensitivity` does; yields the notes."""
+    """A command that records its calls, and answers as `sensitivity` does; yields a function that reads the records."""
     script, notes = tmp_path / "command.py", tmp_path / "notes.jsonl"
     script.write_text(
         textwrap.dedent(f"""
@@ -55,16 +55,16 @@ def command(tmp_path, monkeypatch):
     return lambda: [json.loads(line) for line in notes.read_text().splitlines()]
 
 
-def test_the_last_job_of_each_study_of_this_root_is_known(root, command):
+def test_last_job_of_each_study_below_the_root_is_known(root, command):
     cluster = Cluster(URL, root)
-    cluster.ask()
+    cluster.refresh()
     assert cluster.jobs() == {"half": Job(id="job-2", status="RUNNING", message="the driver\nran out of memory")}
     assert command() == [{"name": "status", "arguments": ["--json"], "address": URL}]
     cluster.jobs()
-    assert len(command()) == 1, "what is known is not asked for again at once"
+    assert len(command()) == 1, "a known answer is not requested again at once"
 
 
-def test_a_study_is_sent_under_a_name_that_travels(root, command, make):
+def test_submitted_study_file_has_a_visible_name(root, command, make):
     spec = make.make_spec(name="half")
     assert Cluster(URL, root).submit("name = 'half'\n", spec) == "job-3"
     (sent,) = command()
@@ -72,18 +72,18 @@ def test_a_study_is_sent_under_a_name_that_travels(root, command, make):
     assert sent["text"] == "name = 'half'\n"
     assert options == ["--storage", root.uri, "--json"]
     assert sent["address"] == URL
-    assert Path(file).parent == Path(root.path), "beside the studies, where the user's own modules are found"
-    assert not Path(file).name.startswith("."), "hidden files stay behind"
-    assert not Path(file).exists(), "and it is gone afterwards"
+    assert Path(file).parent == Path(root.path), "next to the studies, where the user's own modules are found"
+    assert not Path(file).name.startswith("."), "hidden files are not uploaded"
+    assert not Path(file).exists(), "it is deleted afterwards"
     assert list(Path(root.path).iterdir()) == []
 
 
-def test_a_running_job_is_stopped_on_its_cluster(root, command, make, studies):
+def test_running_job_is_stopped_on_its_cluster(root, command, make, studies):
     from dashboards.catalog import Catalog
 
     there = place(str(studies))
     cluster = Cluster(URL, root)
-    cluster.ask()
+    cluster.refresh()
     site = Site(catalog=Catalog(there), prefix="/", may_run=True, cluster=cluster)
     assert _stop(site, "half") == "job-2: asked to stop"
     assert command()[-1] == {"name": "stop", "arguments": ["job-2"], "address": URL}
@@ -93,7 +93,7 @@ def test_a_running_job_is_stopped_on_its_cluster(root, command, make, studies):
         cluster.stop("gone")
 
 
-def test_a_job_without_a_named_cluster_is_not_killed_here(tmp_path, monkeypatch):
+def test_job_of_an_unknown_cluster_is_not_killed_here(tmp_path, monkeypatch):
     monkeypatch.setenv("SENSITIVITY_JOB", "job-7")
     from sensitivity.store.lock import WriterLock
 
@@ -102,10 +102,10 @@ def test_a_job_without_a_named_cluster_is_not_killed_here(tmp_path, monkeypatch)
         jobs.stop(directory)
 
 
-def test_a_cluster_that_does_not_answer_is_said(root):
-    """By the command itself: nothing listens at that port."""
+def test_unreachable_cluster_is_reported(root):
+    """The command itself reports it: nothing listens on that port."""
     cluster = Cluster("http://127.0.0.1:9", root)
-    cluster.ask()
+    cluster.refresh()
     assert cluster.jobs() == {}
     assert "no Jobs server answers at http://127.0.0.1:9" in cluster.fault
 
@@ -113,7 +113,7 @@ def test_a_cluster_that_does_not_answer_is_said(root):
 @pytest.mark.parametrize(
     ("allow", "cluster", "expected"), [(True, URL, True), (False, URL, False), (True, None, False)]
 )
-def test_only_who_may_run_and_names_a_cluster_can_submit(root, allow, cluster, expected):
+def test_submit_needs_permission_and_a_cluster(root, allow, cluster, expected):
     app = create_app(root, allow_run=allow, cluster=cluster)
     asked = {
         key for entry in app.callback_map.values() for key in (f"{i['id']}.{i['property']}" for i in entry["inputs"])

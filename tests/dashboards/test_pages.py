@@ -37,19 +37,19 @@ def scene_of(site, page, **address):
     return site.scene(Address(page=page, study="three", **address), "light")[0]
 
 
-def test_each_exhibit_of_the_catalogue_is_on_one_page(three):
+def test_each_exhibit_is_on_exactly_one_page(three):
     names = []
     for page in pages().values():
         blocks = [b for b in blocks_of(page, scene_of(three, page.name)) if not isinstance(b, FixedBlock)]
         names += [block.name for block in blocks]
     assert len(names) == len(set(names))
-    several = {"robustness": 3, "reached": 3, "verdict": 2, "ridge": 1}  # one an optimizer, question, or ridge
+    several = {"robustness": 3, "reached": 3, "verdict": 2, "ridge": 1}  # one per optimizer, question, or ridge
     for exhibit in catalogue.EXHIBITS:
         own = [name for name in names if name == exhibit.name or name.startswith(f"{exhibit.name}-")]
         assert len(own) >= several.get(exhibit.name, 1), exhibit.name
 
 
-def test_a_pair_is_chosen_by_the_address_and_a_control(three):
+def test_pair_is_selected_by_the_address_and_a_control(three):
     page = pages()["overview"]
     scene = scene_of(three, "overview")
     control = next(b for b in blocks_of(page, scene) if isinstance(b, FixedBlock) and b.name.startswith("pair"))
@@ -64,7 +64,7 @@ def test_a_pair_is_chosen_by_the_address_and_a_control(three):
         assert f"{evidence.result.candidate}-{evidence.result.reference}" == key
 
 
-def test_one_optimizer_is_compared_with_none_and_has_no_choice_of_pairs(three):
+def test_single_optimizer_has_no_pairs_to_choose(three):
     scene = scene_of(three, "overview", view=View(optimizers=("kfac",)))
     page = pages()["overview"]
     assert not [b for b in blocks_of(page, scene) if b.name.startswith("pair")]
@@ -76,8 +76,8 @@ def test_one_optimizer_is_compared_with_none_and_has_no_choice_of_pairs(three):
     ("name", "value", "search", "anew"),
     [("optimizers", ["kfac"], "?optimizer=kfac", True), ("batch_sizes", ["32"], "?batch=32", False)],
 )
-def test_a_page_is_made_anew_where_a_filter_changes_what_it_consists_of(three, name, value, search, anew):
-    """Without the optimizers that it leaves out; a place for each of those that come back."""
+def test_page_is_rebuilt_if_a_filter_changes_its_blocks(three, name, value, search, anew):
+    """Without the optimizers that it excludes, and with a place for each that comes back."""
     app = create_app(three.catalog.root)
     client = app.server.test_client()
     client.get("/", base_url=LOCAL)

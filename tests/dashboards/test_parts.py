@@ -1,4 +1,4 @@
-"""Parts that pages stand on: turns, figures renewed in place, runs as lines."""
+"""Building blocks of pages: the compute queue, figures updated in place, parallel coordinates."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
 
 
-def test_late_turns_wait_for_early_ones():
+def test_late_computations_wait_for_early_ones():
     queue, order = ComputeQueue(), []
 
     def take(name):
@@ -28,14 +28,14 @@ def test_late_turns_wait_for_early_ones():
         threads = [threading.Thread(target=take, args=(name,)) for name in ("late", "early", "early")]
         for waiting, thread in enumerate(threads, start=1):
             thread.start()
-            while len(queue._changed._waiters) < waiting:  # each asks before the next, the late one first
+            while len(queue._changed._waiters) < waiting:  # one after the other, the late one first
                 time.sleep(0.001)
     for thread in threads:
         thread.join()
     assert order == ["early", "early", "late"]
 
 
-def test_what_takes_long_lets_others_go_between_its_steps(studies, monkeypatch):
+def test_long_computation_yields_between_its_steps(studies, monkeypatch):
     monkeypatch.setattr("dashboards.compute_queue._GRACE_S", 0.0)
     site, order = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False), []
     scene, _ = site.scene(Address(page="robustness", study="half"), None)
@@ -59,7 +59,7 @@ def test_what_takes_long_lets_others_go_between_its_steps(studies, monkeypatch):
     assert order == ["first", "click", "second", "shown"]
 
 
-def test_a_figure_is_renewed_without_the_ranges_of_its_axes():
+def test_figure_update_keeps_the_axis_ranges():
     figure = go.Figure(go.Scatter(y=[1, 2]), {"xaxis": {"range": [0, 1], "title": {"text": "x"}}, "height": 300})
     changed = {tuple(op["location"]) for op in patch_of(figure).to_plotly_json()["operations"]}
     assert ("data",) in changed
@@ -71,7 +71,7 @@ def test_a_figure_is_renewed_without_the_ranges_of_its_axes():
     assert frame_of(go.Figure(figure).update_xaxes(range=[0, 2])) != frame_of(figure)
 
 
-def test_parallel_lines_cross_the_axes_where_their_values_lie(studies):
+def test_parallel_lines_cross_axes_at_their_values(studies):
     runs = read_study(place(str(studies / "half"))).runs
     done = runs[(runs["status"] == "completed") & (runs["optimizer"] == "kfac")]
     figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping"), of=99, said="")
@@ -84,14 +84,14 @@ def test_parallel_lines_cross_the_axes_where_their_values_lie(studies):
     assert {round(line[3], 6) for line in lines} == {0.0, 0.5, 1.0}, "three levels, evenly spaced in logarithms"
 
 
-def test_a_line_goes_on_where_its_optimizer_lacks_a_hyperparameter_and_momentum_rises(studies):
+def test_parallel_lines_skip_missing_hyperparameters(studies):
     runs = read_study(place(str(studies / "half"))).runs
     done = runs[runs["status"] == "completed"]
     figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping", "momentum"), of=99, said="")
     momentum = 4
     assert figure.layout.xaxis.ticktext[momentum] == "1 − momentum"
     ticks = {note.text: note.y for note in figure.layout.annotations if note.x == momentum}
-    assert ticks["0.1"] > ticks["1"], "as in the maps: the largest momentum on top"
+    assert ticks["0.1"] > ticks["1"], "as in the maps, the largest momentum at the top"
     for trace in figure.data:
         lines = " ".join("/" if x is None else str(x) for x in trace.x).split("/")
         assert {line.strip() for line in lines} <= {"0 1 2 3 4 5", "0 1 2 4 5", ""}, "SGD has no damping"

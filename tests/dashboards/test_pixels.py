@@ -1,4 +1,4 @@
-"""Pages as they are painted: no text cut, no two on one place, nothing beyond its panel, no sideways scrolling."""
+"""Pages as painted: no text cut off, no overlaps, nothing beyond its panel, no sideways scrolling."""
 
 import itertools
 
@@ -15,7 +15,7 @@ FEW = [
     (1024, "light", "/study/bowl/scaling"),
     (1440, "dark", "/study/half/robustness"),
 ]
-"""What is looked at each time; with --pages, every page."""
+"""Pages that are always checked; with --pages, every page is."""
 ALL = (
     "/", "/compare?study=bowl&study=half", "/start", "/study/bowl/overview", "/study/half/overview",
     "/study/bowl/robustness", "/study/half/runs?run={run}", "/study/bowl/sensitivity", "/study/bowl/success",
@@ -27,12 +27,12 @@ UNFILLED = """[...document.querySelectorAll('#page figure.block')].filter((one) 
   const wide = drawn && one.querySelector('.js-plotly-plot').clientWidth - drawn.getBoundingClientRect().width;
   return drawn ? Math.abs(wide) > 1 : !one.querySelector('.note:not(:empty)');
 }).length"""
-"""Figures that are neither drawn at their width nor say why not."""
+"""Figures that are neither drawn at their width nor explain why not."""
 
 
 @pytest.fixture(scope="module")
 def named(studies, make, at):
-    """The address of a dashboard that may run studies, over those that other tests have and one of a long name."""
+    """The address of a dashboard that may run studies, over the studies of other tests and one with a long name."""
     if not (studies / LONG).exists():
         make.write_study(studies / LONG, make.make_spec(name=LONG), make.mixed)
     with at.served(studies, allow_run=True) as address:
@@ -40,7 +40,7 @@ def named(studies, make, at):
 
 
 def look(tab, at):
-    """Wait until the page has asked for everything, and every figure is drawn or says why not."""
+    """Wait until the page has requested everything, and every figure is drawn or explains why not."""
     tab.locator("#page h1").first.wait_for()
     tab.wait_for_load_state("networkidle")
     at.until(lambda: tab.evaluate(UNFILLED) == 0)
@@ -48,7 +48,7 @@ def look(tab, at):
 
 
 @pytest.mark.parametrize(("width", "scheme", "path"), FEW)
-def test_nothing_of_a_page_is_cut_or_overlaps(named, visit, at, pixel_faults, width, scheme, path):
+def test_page_has_no_clipped_or_overlapping_text(named, visit, at, pixel_faults, width, scheme, path):
     tab = visit(f"{named}{path}", scheme, width)
     look(tab, at)
     assert pixel_faults(tab) == []
@@ -60,9 +60,9 @@ def test_nothing_of_a_page_is_cut_or_overlaps(named, visit, at, pixel_faults, wi
         assert pixel_faults(tab) == []
 
 
-def test_nothing_of_any_page_is_cut_or_overlaps(named, studies, visit, at, pixel_faults, request):
+def test_no_page_has_clipped_or_overlapping_text(named, studies, visit, at, pixel_faults, request):
     if not request.config.getoption("--pages"):
-        pytest.skip("takes minutes; --pages looks at every page at three widths in both colour schemes")
+        pytest.skip("takes minutes; --pages checks every page at three widths in both colour schemes")
     run = read_study(place(str(studies / "half"))).runs["trial_id"].iloc[0]
     faults = {}
     for width, scheme, path in itertools.product((390, 1024, 1440), ("light", "dark"), ALL):
@@ -74,7 +74,7 @@ def test_nothing_of_any_page_is_cut_or_overlaps(named, studies, visit, at, pixel
     assert faults == {}
 
 
-def test_a_printed_page_has_every_figure_between_its_margins(named, visit, at, tmp_path):
+def test_printed_page_has_every_figure_within_its_margins(named, visit, at, tmp_path):
     pdfium = pytest.importorskip("pypdfium2")
     tab = visit(f"{named}/study/half/robustness", "light", 1440)
     look(tab, at)
@@ -84,7 +84,7 @@ def test_a_printed_page_has_every_figure_between_its_margins(named, visit, at, t
     for title in tab.locator(".gtitle").all_text_contents():
         assert title in text
     for control in ("Metric", "Duplicate", "CSV", "Start a study"):
-        assert control not in text, "nobody presses it on paper"
+        assert control not in text, "controls are not printed"
     for page in document:
         seen = np.asarray(page.render(scale=0.6).to_pil().convert("L"))
         margin = int(10 / 210 * seen.shape[1])

@@ -1,4 +1,4 @@
-"""What pages show of a study and of its filters, and what is read for it; the numbers: tests/analysis."""
+"""What pages show of a study and of its filters, and what is read for it; the numbers are tested in tests/analysis."""
 
 import datetime
 from urllib.parse import parse_qs
@@ -10,7 +10,7 @@ import pytest
 from plotly.io.json import to_json_plotly
 
 from dashboards.address import Address, search_of
-from dashboards.blocks import FigureBlock, FixedBlock, asked, seen
+from dashboards.blocks import FigureBlock, FixedBlock, address_names, block_version
 from dashboards.catalog import Catalog
 from dashboards.contents import drawn, written
 from dashboards.filters import filter_bar
@@ -30,7 +30,7 @@ def results_of(root, name, **view):
     return site.scene(Address(page="robustness", study=name, view=View(**view)), "light")[0].results
 
 
-def test_a_best_setting_at_the_bound_of_its_box_is_flagged_as_in_the_report(make, tmp_path):
+def test_best_setting_at_a_bound_is_flagged_as_in_the_report(make, tmp_path):
     arms = {"sgd": {"kind": "sgd", "lr": {"log": [1e-3, 1.0]}, "design": "sobol", "samples": 64}}
     spec = make.make_spec(name="drawn", optimizers=arms, targets={"train_loss": [0.21]})
 
@@ -43,7 +43,7 @@ def test_a_best_setting_at_the_bound_of_its_box_is_flagged_as_in_the_report(make
     assert any("bound" in caution.text for curve in found.scaling("steps") for caution in curve.warnings)
 
 
-def test_a_version_reads_what_is_new_and_drops_what_was_computed(make, tmp_path, monkeypatch):
+def test_new_version_reads_new_parts_and_drops_cached_results(make, tmp_path, monkeypatch):
     spec, read = make.make_spec(name="live"), []
     ask = evaluations.read_evaluations
 
@@ -73,13 +73,13 @@ def test_a_version_reads_what_is_new_and_drops_what_was_computed(make, tmp_path,
     assert after.results.memo is not before.results.memo
 
 
-def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, tmp_path):
+def test_damaged_curve_affects_only_figures_that_need_it(make, tmp_path):
     make.write_study(tmp_path / "s", make.make_spec(name="s"), make.mixed)
     (part, _) = sorted((tmp_path / "s" / "curves").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-40])
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=False)
     scene, _ = site.scene(Address(page="robustness", study="s"), "light")
-    with pytest.raises(StorageError) as said:  # shown in the figure's place
+    with pytest.raises(StorageError) as said:  # shown instead of the figure
         drawn(block_of(pages()["robustness"], scene, "robustness-kfac"), scene)
     assert f"{part.name}: damaged" in str(said.value)
     assert f"Move {tmp_path / 's' / 'runs' / part.name} away" in str(said.value)
@@ -91,7 +91,7 @@ def test_a_damaged_curve_is_said_where_it_is_needed_and_the_rest_is_shown(make, 
     assert len(scene.results.runs) == 108
 
 
-def test_an_impossible_value_in_one_study_leaves_the_others_on_the_start_page(make, tmp_path):
+def test_impossible_value_in_one_study_does_not_hide_the_others(make, tmp_path):
     for name in "abc":
         make.write_study(tmp_path / name, make.make_spec(name=name), make.mixed)
     part = min((tmp_path / "b" / "runs").glob("*.parquet"))
@@ -106,13 +106,13 @@ def test_an_impossible_value_in_one_study_leaves_the_others_on_the_start_page(ma
     assert f"{part}: impossible value (column finished_at, row 0: 11103-" in cards["b"]
 
 
-def test_the_filter_bar_says_at_once_what_the_filters_leave(studies):
-    """A line that came later would move the maps from under the pointer."""
+def test_filter_bar_shows_the_filtered_count_at_once(studies):
+    """A line that appeared later would move the maps under the pointer."""
     assert "All 1,152 planned runs." in str(filter_bar(results_of(studies, "bowl")))
     assert "576 of 1,152 planned runs." in str(filter_bar(results_of(studies, "bowl", optimizers=("sgd",))))
 
 
-def test_dragging_a_slider_keeps_few_filtered_tables(studies):
+def test_dragging_a_slider_caches_few_filtered_tables(studies):
     site = Site(catalog=Catalog(place(str(studies))), prefix="/", may_run=False)
     for k in range(20):
         view = View(box=(Narrowed("kfac", "lr", 0.01 * (1 + k / 100), 1.0),))
@@ -122,27 +122,30 @@ def test_dragging_a_slider_keeps_few_filtered_tables(studies):
 
 
 def shown(root, *, view=None, **address):
-    """Every figure and text of every page, by page and name: what it shows of the address, and how it is drawn."""
+    """Return every figure and text of every page, by page and name: the part of the address and the drawn content."""
     site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)
     found = {}
     for page in pages().values():
         scene, _ = site.scene(Address(page=page.name, study="s", view=View(**(view or {})), **address), "light")
         for block in (*blocks_of(page, scene), *page.further):
             if not isinstance(block, FixedBlock):
-                filled = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
-                found[page.name, block.name] = (seen(scene, block), asked_of(block, scene)), to_json_plotly(filled)
+                made = vars(drawn(block, scene)) if isinstance(block, FigureBlock) else written(block, scene)
+                found[page.name, block.name] = (
+                    (block_version(scene, block), query(block, scene)),
+                    to_json_plotly(made),
+                )
     return found
 
 
-def asked_of(block, scene):
-    """What a browser compares of the address: only where that changes does it ask for the block again."""
-    given, names = parse_qs(search_of(scene.address).removeprefix("?")), asked(block)
+def query(block, scene):
+    """Return the part of the address that a browser compares: only if it changes is the block requested again."""
+    given, names = parse_qs(search_of(scene.address).removeprefix("?")), address_names(block)
     return {name: value for name, value in given.items() if names is None or name in names}
 
 
 @pytest.fixture(scope="module")
 def whole(make, tmp_path_factory):
-    """A small study, the same without its larger batch size, and all that is shown of the first."""
+    """A small study, the same without its larger batch size, and everything that is shown of the first."""
     roots = [tmp_path_factory.mktemp(name) for name in ("both", "one")]
     spec = make.make_spec(name="s", batch_sizes=[32])
     make.write_study(roots[0] / "s", spec, make.mixed, packs=1)
@@ -152,8 +155,8 @@ def whole(make, tmp_path_factory):
     return (*roots, shown(roots[0]))
 
 
-def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
-    """What a filter leaves is shown as if it were all, but for verdicts: on what was chosen they are exploratory."""
+def test_filter_applies_to_every_figure_and_number(whole):
+    """Filtered results are shown as if they were all, except for verdicts, which are then exploratory."""
     both, one, all_ = whole
     filtered, alone = shown(both, view={"batch_sizes": (32,)}), shown(one)
     assert filtered.keys() == alone.keys() == all_.keys()
@@ -162,10 +165,10 @@ def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
     assert different == [("overview", "answers")]
     assert all("Exploratory" in filtered[name][1] and "Exploratory" not in alone[name][1] for name in different)
     unmoved = {name for page, name in filtered if filtered[page, name][1] == all_[page, name][1]}
-    unmoved -= {"settling"}  # nobody has settled it
-    sentence = ('{"figure":null', '[{"props":{"children":"What the KL clip did"')  # instead: there is none
+    unmoved -= {"settling"}  # it has not been settled
+    sentence = ('{"figure":null', '[{"props":{"children":"Effect of the KL clip"')  # shown instead: there is none
     refused = {name for page, name in filtered if all_[page, name][1].startswith(sentence)}
-    assert unmoved - refused <= {"seeds-a", "seeds-b", "differences"}, "no cell and no run is chosen"
+    assert unmoved - refused <= {"seeds-a", "seeds-b", "differences"}, "no cell and no run is selected"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +181,8 @@ def test_a_filter_reaches_every_figure_and_number_of_every_page(whole):
     ],
     ids=str,
 )
-def test_what_changes_with_the_view_is_drawn_anew(whole, change):
-    """A block that names too little of the view in `depends` would go on showing what was asked for before."""
+def test_blocks_that_depend_on_the_view_are_redrawn(whole, change):
+    """A block with too few fields of the view in `depends` would keep showing the previous content."""
     root, _, before = whole
     cell = read_study(place(str(root / "s"))).runs["cell_id"].iloc[0]
     after = shown(root, **{name: cell if value == "first" else value for name, value in change.items()})
@@ -189,7 +192,7 @@ def test_what_changes_with_the_view_is_drawn_anew(whole, change):
         assert [name for name in changed if before[name][0][way] == after[name][0][way]] == []
 
 
-def test_an_optimizer_has_its_own_colour_in_its_curves_too(whole):
+def test_optimizer_has_the_same_colour_in_its_curves(whole):
     root = whole[0]
     runs = read_study(place(str(root / "s"))).runs
     site = Site(catalog=Catalog(place(str(root))), prefix="/", may_run=False)

@@ -1,4 +1,4 @@
-"""The table of runs against pandas, and what is not understood."""
+"""The table of runs compared with pandas, and invalid requests."""
 
 import io
 import re
@@ -10,7 +10,7 @@ import pytest
 import dashboards
 from dashboards.address import Address, parse, path_of, search_of
 from dashboards.listing import MOST_CHOSEN, Listing, grid_model, in_words, parse_where, where_text
-from dashboards.rows import MOST_ROWS, columns, csv_text, listed, rows_of
+from dashboards.rows import MAX_ROWS, columns, csv_text, listed, rows_of
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 
@@ -24,19 +24,19 @@ def ask(runs, filters=None, sort=None, start=0, end=100):
     return rows_of(runs, {"startRow": start, "endRow": end, "filterModel": filters or {}, "sortModel": sort or []})
 
 
-def test_pages_join_to_the_whole_table(runs):
+def test_pages_of_rows_join_to_the_whole_table(runs):
     rows, count = ask(runs, end=40)
     more, _ = ask(runs, start=40, end=200)
     assert count == len(runs) == 108
     assert [row["trial_id"] for row in rows + more] == list(runs["trial_id"])
 
 
-def test_a_page_is_bounded(runs):
+def test_page_of_rows_is_bounded(runs):
     many = pd.concat([runs] * 10)
-    assert len(ask(many, end=10**8)[0]) == MOST_ROWS
+    assert len(ask(many, end=10**8)[0]) == MAX_ROWS
 
 
-def test_columns_that_vary_lead_and_empty_ones_are_left_out(runs):
+def test_varying_columns_come_first_and_empty_ones_are_left_out(runs):
     shown = columns(runs)
     assert shown[:2] == ("optimizer", "batch_size")
     assert "param.lr" in shown
@@ -66,13 +66,13 @@ def _wanted(kind, text):
         ({"message": {"filterType": "text", "type": "contains", "filter": "(.*"}}, lambda r: r["seed"] < 0),
     ],
 )  # fmt: skip
-def test_filters_leave_what_pandas_leaves(runs, filters, expected):
+def test_filters_agree_with_pandas(runs, filters, expected):
     rows, count = ask(runs, filters, end=200)
     assert [row["trial_id"] for row in rows] == list(runs.loc[expected(runs), "trial_id"])
     assert count == len(rows)
 
 
-def test_sorting_puts_what_is_missing_last(runs):
+def test_sorting_puts_missing_values_last(runs):
     rows, _ = ask(runs, sort=[{"colId": "train_loss", "sort": "desc"}, {"colId": "seed", "sort": "asc"}], end=200)
     values = [row["train_loss"] for row in rows]
     known = [value for value in values if value is not None]
@@ -89,7 +89,7 @@ def test_sorting_puts_what_is_missing_last(runs):
         {"startRow": 0, "endRow": 9, "filterModel": {"seed": {"filterType": "number", "type": "!", "filter": None}}},
     ],
 )
-def test_what_is_not_understood_is_not_applied(runs, request_):
+def test_invalid_requests_are_ignored(runs, request_):
     rows, count = rows_of(runs, request_)
     assert count == len(runs)
     assert len(rows) in (0, 9)
@@ -97,7 +97,7 @@ def test_what_is_not_understood_is_not_applied(runs, request_):
 
 @pytest.fixture(scope="module")
 def parts(studies):
-    """The runs with a result, as their parts have them, without the code that is tested."""
+    """The runs with a result as stored in the parts, read without the code under test."""
     return pd.concat([pd.read_parquet(part) for part in sorted((studies / "half" / "runs").glob("*.parquet"))])
 
 
@@ -105,7 +105,7 @@ def listing_of(*where, **changes):
     return Listing(where=tuple(map(parse_where, where)), **changes)
 
 
-def test_the_download_has_exactly_what_is_shown_in_full(runs, parts):
+def test_download_has_the_shown_rows_with_full_precision(runs, parts):
     listing = listing_of(
         "status:equals:completed|equals:diverged", "param.lr:greaterThan:0.05", "param.lr:lessThanOrEqual:1",
         sort=(("train_loss", True), ("seed", False)), columns=("trial_id", "param.lr", "seed", "train_loss", "host"),
@@ -123,7 +123,7 @@ def test_the_download_has_exactly_what_is_shown_in_full(runs, parts):
     assert [row["train_loss"] for row in rows] == list(file["train_loss"])
 
 
-def test_a_listing_is_an_address_and_back():
+def test_listing_round_trips_through_an_address():
     listing = listing_of(
         "message:contains:a%3Ab%7Cc d&e", "status:equals:failed|equals:completed", "test_loss:inRange:0.1:2e-3",
         "host:blank",
@@ -140,16 +140,16 @@ def test_a_listing_is_an_address_and_back():
 @pytest.mark.parametrize(
     "text", ["", "status", "status:is:x", "status:equals", "a:inRange:1", ":equals:1", "a:blank:1"]
 )
-def test_what_is_no_filter_is_none(text):
+def test_invalid_filters_give_none(text):
     assert parse_where(text) is None
 
 
 @pytest.mark.parametrize("where", ["param.lr:lessThan:x", "nothing:equals:1", "param.lr:lessThan:nan"])
-def test_a_filter_that_means_nothing_here_leaves_all(runs, where):
+def test_inapplicable_filters_keep_all_runs(runs, where):
     assert len(listed(runs, listing_of(where))) == len(runs)
 
 
-def test_a_tag_is_one_of_several_and_chosen_runs_are_ticked(runs):
+def test_filter_by_one_of_several_tags_and_ticked_runs(runs):
     tagged = runs.assign(tags=["odd, look again"] + ["oddly"] * (len(runs) - 1))
     assert list(listed(tagged, listing_of("tags:equals:odd")).index) == [0]
     assert len(listed(tagged, listing_of("tags:notEqual:odd"))) == len(runs) - 1
@@ -159,6 +159,6 @@ def test_a_tag_is_one_of_several_and_chosen_runs_are_ticked(runs):
     assert [row["chosen"] for row in rows] == [False, True, False]
 
 
-def test_the_page_takes_as_many_ticks_as_an_address():
+def test_page_and_address_have_the_same_limit_of_ticks():
     script = (Path(dashboards.__file__).parent / "assets" / "page.js").read_text(encoding="utf-8")
     assert re.search(r"const MOST_CHOSEN = (\d+);", script)[1] == str(MOST_CHOSEN)

@@ -1,4 +1,4 @@
-"""Hostile requests are refused, and a page may do nothing beyond its server."""
+"""Hostile requests are refused, and a page may access nothing but its server."""
 
 import json
 import re
@@ -6,13 +6,13 @@ import re
 import pytest
 
 from dashboards.app import create_app
-from dashboards.security import COOKIE, MOST_BYTES, is_loopback, origin_of
+from dashboards.security import COOKIE, MAX_BYTES, is_loopback, origin_of
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 
 LOCAL = "http://127.0.0.1"
 OWN = {"Origin": LOCAL}
-"""What a browser sends with what a page of the server asks for."""
+"""Header that a browser sends with requests of a page of the server."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def guarded(studies):
 
 
 def ask(client, pathname, search=""):
-    """What the router puts on the page of an address."""
+    """Return what the router puts on the page of an address."""
     names = ["page", "bar", "nav", "shown", "version"]
     keys = ["children", "children", "children", "data", "data"]
     outputs = [{"id": name, "property": key} for name, key in zip(names, keys, strict=True)]
@@ -56,7 +56,7 @@ def test_only_known_hosts_are_answered(client, host, status):
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{}", '{"output": "page.children"}', "[" * 5000])
-def test_a_request_that_no_page_sends_is_an_error_without_a_traceback_and_harms_nothing(client, body):
+def test_malformed_request_is_an_error_without_traceback(client, body):
     answer = client.post(
         "/_dash-update-component", data=body, base_url=LOCAL, headers=OWN, content_type="application/json"
     )
@@ -73,13 +73,13 @@ HERE = "127.0.0.1:8050"
     [
         (HERE, {"Origin": "http://127.0.0.1:8050"}, False),
         (HERE, {"Origin": "https://evil.example"}, True),
-        (HERE, {"Origin": "http://127.0.0.1:9999"}, True),  # another server of this machine
+        (HERE, {"Origin": "http://127.0.0.1:9999"}, True),  # another server on this machine
         (HERE, {"Origin": "http://127.0.0.1"}, True),
         (HERE, {"Origin": "https://127.0.0.1:8050"}, True),
         (HERE, {"Origin": "http://127.0.0.1:8050.evil.example"}, True),
         (HERE, {"Origin": "http://127.0.0.1:8050@evil.example"}, True),
         (HERE, {"Origin": "http://evil.example,http://127.0.0.1:8050"}, True),
-        (HERE, {"Origin": "http://localhost:8050"}, True),  # which may be a server on ::1
+        (HERE, {"Origin": "http://localhost:8050"}, True),  # may be another server, on ::1
         ("localhost:8050", {"Origin": "http://localhost:8050"}, False),
         ("localhost:8050", {"Origin": "http://127.0.0.1:8050"}, True),
         ("[::1]:8050", {"Origin": "http://[::1]:8050"}, False),
@@ -96,7 +96,7 @@ HERE = "127.0.0.1:8050"
         (HERE, {"Referer": "about:blank"}, True),
         (HERE, {"Origin": "http://127.0.0.1:9999", "Referer": "http://127.0.0.1:8050/"}, True),
         (HERE, {"Origin": "http://127.0.0.1:9999", "X-Forwarded-Host": "127.0.0.1:9999"}, True),
-        # Of a name alone, the page that was loaded from it; of a proxy's address, its pages, however it names us.
+        # For a plain name, the page loaded from it; for a proxy's address, its pages, whatever host it sends.
         ("lab.example:8050", {"Origin": "http://LAB.example:8050"}, False),
         ("lab.example:8050", {"Origin": "http://lab.example:9999"}, True),
         (HERE, {"Origin": "http://lab.example:9999"}, True),
@@ -112,10 +112,10 @@ def test_only_pages_of_this_server_can_post(client, host, headers, refused):
     assert (answer.status_code == 403) is refused
 
 
-def test_no_route_takes_anything_from_another_page(client):
-    """Whatever is added later, by Dash or here, with whatever method."""
+def test_no_route_accepts_requests_from_other_pages(client):
+    """Also for routes added later, by Dash or here, with any method."""
     rules = list(client.application.url_map.iter_rules())
-    assert not any(rule.websocket for rule in rules), "Browsers connect these across origins"
+    assert not any(rule.websocket for rule in rules), "browsers connect these across origins"
     asked = {(rule.rule, method) for rule in rules for method in rule.methods} | {("/", "DELETE"), ("/", "ODD")}
     for rule, method in asked:
         path = re.sub("<[^>]*>", "x", rule)
@@ -132,20 +132,20 @@ def test_no_route_takes_anything_from_another_page(client):
         ("[::1]:80", "https://[::1]:80"),
     ],
 )  # fmt: skip
-def test_an_address_of_a_proxy_is_an_origin(named, origin):
+def test_proxy_address_gives_an_origin(named, origin):
     assert origin_of(named) == origin
 
 
 @pytest.mark.parametrize(
     "named", ["", "*", "ftp://lab", "https://", "https://lab/path", "https://me@lab", "lab:port", "b\u00fccher", "a b"]
 )
-def test_what_is_no_address_is_refused(named):
+def test_invalid_addresses_are_refused(named):
     with pytest.raises(UserError, match=r"--host-name .*https://lab\.example"):
         origin_of(named)
 
 
-def test_a_cookie_does_not_show_which_page_asks(guarded):
-    """Browsers send it to every port of a machine, whatever page asks."""
+def test_cookie_does_not_prove_the_origin(guarded):
+    """Browsers send it to every port of a machine, from any page."""
     client = guarded.test_client()
     client.set_cookie(COOKIE, "secret", domain="127.0.0.1")
 
@@ -161,14 +161,14 @@ def test_a_cookie_does_not_show_which_page_asks(guarded):
 
 
 def test_forms_of_other_sites_change_nothing(client):
-    """A form needs no permission to post, but can't post JSON; nothing else is read."""
+    """A form may be posted from any site, but can't post JSON, and nothing else is read."""
     body = json.dumps({"output": "x", "inputs": [], "changedPropIds": []})
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         answer = client.post("/_dash-update-component", base_url=LOCAL, headers=OWN, data=body, content_type=kind)
         assert answer.status_code == 415
 
 
-def test_a_request_made_by_hand_stops_nothing_unless_allowed(studies, monkeypatch):
+def test_crafted_request_stops_nothing_unless_allowed(studies, monkeypatch):
     stopped = []
     monkeypatch.setattr("dashboards.jobs.stop", stopped.append)
     button = {"type": "stop", "study": "half"}
@@ -192,14 +192,14 @@ def test_a_request_made_by_hand_stops_nothing_unless_allowed(studies, monkeypatc
 
 def test_oversized_requests_are_refused(client):
     assert client.get("/?" + "x" * 20_000, base_url=LOCAL).status_code == 414
-    body = b"x" * (MOST_BYTES + 1)
+    body = b"x" * (MAX_BYTES + 1)
     big = client.post(
         "/_dash-update-component", base_url=LOCAL, headers=OWN, data=body, content_type="application/json"
     )
     assert big.status_code == 413
 
 
-def test_the_policy_allows_nothing_beyond_the_server(client):
+def test_content_policy_allows_this_server_only(client):
     answer = client.get("/", base_url=LOCAL)
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'self'"
@@ -229,7 +229,7 @@ def test_no_file_is_served_but_assets(client, studies, path):
 
 
 @pytest.mark.parametrize("study", ["..", "%2e%2e", "..%2fsecret", "secret", "/etc", "bowl%2f..%2fbowl"])
-def test_no_study_beyond_the_root_is_reachable(client, studies, make, study):
+def test_no_study_outside_the_root_is_reachable(client, studies, make, study):
     outside = studies.parent / "secret"
     if not outside.exists():
         make.write_study(outside, make.make_spec(name="secret"), lambda trial: None)
@@ -237,7 +237,7 @@ def test_no_study_beyond_the_root_is_reachable(client, studies, make, study):
     assert "Nothing to show here" in shown
 
 
-def test_a_link_out_of_the_root_is_not_followed(make, tmp_path):
+def test_link_out_of_the_root_is_not_followed(make, tmp_path):
     root, outside = tmp_path / "root", tmp_path / "private"
     make.write_study(outside / "plans", make.make_spec(name="plans"), make.mixed)
     make.write_study(root / "own", make.make_spec(name="own"), make.mixed)
@@ -248,10 +248,10 @@ def test_a_link_out_of_the_root_is_not_followed(make, tmp_path):
     assert "leads out of" in shown
     assert "plans" not in shown.replace(str(outside), "")
     assert "Verdict" not in shown
-    assert "Nothing to show" not in ask(client, "/study/again/overview"), "a link within the root is"
+    assert "Nothing to show" not in ask(client, "/study/again/overview"), "a link within the root is followed"
 
 
-def test_a_token_is_asked_for_and_kept(guarded):
+def test_token_is_required_and_remembered(guarded):
     client = guarded.test_client()
     assert client.get("/", base_url=LOCAL).status_code == 401
     assert client.get("/?token=wrong", base_url=LOCAL).status_code == 401
@@ -275,7 +275,7 @@ def test_a_token_is_asked_for_and_kept(guarded):
 @pytest.mark.parametrize(
     ("stripped", "asked"), [(False, "/lab/dash/_dash-layout"), (True, "/_dash-layout")], ids=["kept", "stripped"]
 )
-def test_a_prefix_is_served_where_the_proxy_asks(studies, stripped, asked):
+def test_prefix_is_served_as_the_proxy_requests_it(studies, stripped, asked):
     app = create_app(place(str(studies)), prefix="/lab/dash/", prefix_stripped=stripped)
     client = app.server.test_client()
     assert client.get(asked, base_url=LOCAL).status_code == 200
@@ -286,5 +286,5 @@ def test_a_prefix_is_served_where_the_proxy_asks(studies, stripped, asked):
 @pytest.mark.parametrize(
     ("host", "expected"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("lab", False)]
 )
-def test_loopback_is_told(host, expected):
+def test_loopback_is_recognized(host, expected):
     assert is_loopback(host) is expected

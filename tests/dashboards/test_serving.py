@@ -25,7 +25,7 @@ def status(address, **headers):
         return error.code
 
 
-def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(tmp_path):
+def test_printed_address_has_the_token_and_a_signal_stops_the_server(tmp_path):
     asked = [*ARGUMENTS, str(tmp_path), "--host", "0.0.0.0", "--port", "0", "--prefix", "lab"]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -33,7 +33,7 @@ def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(
             start, _, token = line.removeprefix("dashboard: ").strip().partition("?token=")
             assert start.startswith(f"http://{socket.gethostname()}:")
             assert start.endswith("/lab/")
-            assert "put TLS before it" in process.stdout.readline()
+            assert "put a TLS proxy in front of it" in process.stdout.readline()
             local = f"http://127.0.0.1:{start.rpartition(':')[2]}"
             assert status(local) == 401
             assert status(local, Authorization=f"Bearer {token}") == 200
@@ -44,7 +44,7 @@ def test_beyond_loopback_the_printed_address_is_the_way_in_and_a_signal_ends_it(
             process.kill()
 
 
-def test_a_port_that_is_taken_is_a_message(tmp_path):
+def test_taken_port_gives_a_message(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -56,12 +56,12 @@ def test_a_port_that_is_taken_is_a_message(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "path"), [("", "/"), ("/", "/"), ("lab", "/lab/"), ("/a/b_c/", "/a/b_c/")])
-def test_a_prefix_has_a_slash_at_both_ends(given, path):
+def test_prefix_has_a_slash_at_both_ends(given, path):
     assert command.normal_prefix(given) == path
 
 
 @pytest.mark.parametrize("given", ["..", "a/../b", "a b", "<x>", "a?b", "/%2e%2e/"])
-def test_what_is_no_path_is_refused(given):
+def test_invalid_prefix_is_refused(given):
     with pytest.raises(UserError, match="--prefix"):
         command.normal_prefix(given)
 
@@ -70,12 +70,12 @@ def test_what_is_no_path_is_refused(given):
     ("host", "runs", "has_token", "own"),
     [
         ("127.0.0.1", False, False, "127.0.0.1"),
-        ("127.0.0.1", True, True, "127.0.0.1"),  # other users of the machine reach it as well
+        ("127.0.0.1", True, True, "127.0.0.1"),  # other users of the machine can reach it
         ("192.0.2.1", False, True, "192.0.2.1"),
         ("::", True, True, socket.gethostname()),
     ],
 )
-def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, runs, has_token, own):
+def test_options_reach_the_application(tmp_path, monkeypatch, host, runs, has_token, own):
     asked = {}
 
     def stop_here(root, **options):
@@ -90,7 +90,7 @@ def test_what_is_asked_for_reaches_the_application(tmp_path, monkeypatch, host, 
         )  # fmt: skip
     assert (asked["token"] is not None) is has_token
     assert has_token is False or len(asked["token"]) >= 32
-    assert asked["hosts"] == [own, "https://lab", "http://b:81"], "pages of `own` are its own at its port alone"
+    assert asked["hosts"] == [own, "https://lab", "http://b:81"], "pages of `own` count as its own at its port only"
     assert (asked["prefix"], asked["prefix_stripped"]) == ("/p/", True)
     assert (asked["allow_run"], asked["cluster"]) == (runs, "http://head:8265")
     assert asked["allow_notes"] is not runs

@@ -1,4 +1,4 @@
-"""Study files from a form: the same study, its mistakes beside their fields; a command that makes a run anew."""
+"""Study files from a form: the same study, with mistakes at their fields; and the command that repeats a run."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from dashboards.pages.studies import _card
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
 from dashboards.site import Site
-from dashboards.study_form import form_of, put, shown_text, value_at, value_of, with_form
+from dashboards.study_form import form_of, set_value, shown_text, value_at, value_of, with_form
 from sensitivity.store.directory import Place, place
 from sensitivity.store.lock import LOCK, WriterLock, live_holder
 from sensitivity.study.errors import UserError
@@ -34,7 +34,7 @@ from sensitivity.study.trials import expand
 
 
 @pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
-def test_a_study_file_written_anew_says_the_same(path):
+def test_rewritten_study_file_is_equivalent(path):
     raw = tomllib.loads(path.read_text())
     assert tomllib.loads(toml_text(raw)) == raw
 
@@ -45,25 +45,25 @@ def test_odd_text_survives_toml():
 
 
 @pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
-def test_a_form_changes_nothing_by_itself(path):
+def test_untouched_form_changes_nothing(path):
     raw = tomllib.loads(path.read_text())
     for optimizer in raw["optimizers"]:
         for field in ("lr", "momentum", "design"):
             where = ("optimizers", optimizer, field)
             value = value_at(raw, where)
             assert value_of(shown_text(value)) == value
-            put(raw, where, value_of(shown_text(value)))
+            set_value(raw, where, value_of(shown_text(value)))
     assert raw == tomllib.loads(path.read_text())
 
 
-def test_an_optimizers_fields_are_the_numbers_that_it_declares():
+def test_optimizer_fields_are_its_declared_numbers():
     arms = {"k": {"kind": "kfac"}, "a": {"kind": "lion"}, "mine": {"kind": "m:Mine", "depth": [1, 2]}, "x": {}}
     labels = [field.label for field in form_of({"optimizers": arms}, ())[0]]
     assert {"k: damping", "k: inverse interval", "k: kl clip", "a: beta2", "mine: depth", "x: lr"} <= set(labels)
     assert not {"a: damping", "a: momentum", "x: damping"} & set(labels)
 
 
-def test_numbers_of_a_studys_tables_have_fields_as_they_are_declared():
+def test_declared_numbers_of_study_tables_have_fields():
     arms = {
         "a": {"kind": "sgd", "schedule": {"warmup_epochs": [0, 1]}, "problem": {"model_arguments": {"width": [8, 9]}}}
     }
@@ -73,10 +73,10 @@ def test_numbers_of_a_studys_tables_have_fields_as_they_are_declared():
         "[0.0, 0.5]", "[8, 9]", "[0, 1]",
     )  # fmt: skip
     assert {"Warm-up epochs", "Label smoothing", "EMA decay"} <= set(fields)
-    assert "a: label smoothing" not in fields, "an optimizer's own stand there where it has some"
+    assert "a: label smoothing" not in fields, "an optimizer has its own fields only if it declares them"
 
 
-def test_each_mistake_stands_beside_its_field():
+def test_mistakes_are_shown_at_their_fields():
     text = textwrap.dedent("""
         name = "../x"
         batch_sizes = [32, 32]
@@ -98,7 +98,7 @@ def test_each_mistake_stands_beside_its_field():
     assert "colour: unknown field" in left[0]
 
 
-def test_a_module_that_is_not_there_is_named_and_nothing_is_imported(tmp_path):
+def test_missing_module_is_reported_without_imports(tmp_path):
     def absent(dataset):
         raw = {
             "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1}, "problem": {"dataset": dataset},
@@ -123,13 +123,13 @@ def test_a_module_that_is_not_there_is_named_and_nothing_is_imported(tmp_path):
         (" ", None),
     ],
 )
-def test_a_field_is_read_as_it_was_meant(text, value):
+def test_field_values_are_parsed(text, value):
     assert value_of(text) == value
 
 
-def test_a_study_file_of_a_bucket_lies_where_only_this_user_writes(make):
+def test_study_file_of_a_bucket_is_in_a_private_folder(make):
     bucket = Place(fs.SubTreeFileSystem("/", fs.LocalFileSystem()), "bucket/studies", "s3://bucket/studies")
-    kept = jobs.keep(bucket, "name = 'x'", make.make_spec(name="x"))
+    kept = jobs.store_study_file(bucket, "name = 'x'", make.make_spec(name="x"))
     try:
         assert kept.read_text() == "name = 'x'"
         assert kept.parent.stat().st_mode & 0o777 == 0o700
@@ -138,11 +138,11 @@ def test_a_study_file_of_a_bucket_lies_where_only_this_user_writes(make):
         shutil.rmtree(kept.parent)
 
 
-def test_broken_toml_is_one_mistake():
+def test_invalid_toml_is_one_mistake():
     assert jobs.read_text("a = [")[2][0].startswith("not valid TOML")
 
 
-def test_sources_are_shipped_files_and_those_of_the_root(tmp_path):
+def test_sources_are_shipped_files_and_files_in_the_root(tmp_path):
     (tmp_path / "mine.toml").write_text("")
     (tmp_path / ".started-x.toml").write_text("")
     found = jobs.sources(place(str(tmp_path)))
@@ -151,7 +151,7 @@ def test_sources_are_shipped_files_and_those_of_the_root(tmp_path):
     assert not [name for name in found if "started" in name]
 
 
-def test_the_command_of_a_run_makes_the_same_trial(studies):
+def test_reproduction_command_makes_the_same_trial(studies):
     loaded = Catalog(place(str(studies))).load("half")
     for _, row in loaded.runs.iloc[[0, 20, 80]].iterrows():
         command = reproduction(loaded, {**row, "spec_hash": loaded.manifest.spec_hash})
@@ -161,7 +161,7 @@ def test_the_command_of_a_run_makes_the_same_trial(studies):
         assert command.endswith(f"sensitivity run run-{trial.id}.toml --storage reproduced")
 
 
-def test_the_command_of_a_run_of_a_timed_search_says_nothing_of_time(studies):
+def test_reproduction_command_of_a_timed_search_has_no_time_limit(studies):
     loaded = Catalog(place(str(studies))).load("half")
     row = {**loaded.runs.iloc[0], "spec_hash": loaded.manifest.spec_hash}
     kept = loaded.manifest.specs[loaded.manifest.spec_hash]["spec"]["optimizers"][row["optimizer"]]
@@ -184,7 +184,7 @@ TIMED = {"design": "tpe", "device_hours": 1}
         ),
     ],
 )
-def test_the_size_of_a_study_is_told(arms, told):
+def test_size_of_a_study_in_words(arms, told):
     optimizers = {name: {"kind": "sgd", **arm} for name, arm in arms.items()}
     raw = {"name": "x", "batch_sizes": [8, 16], "seeds": 2, "budget": {"steps": 1}, "optimizers": optimizers}
     if any("device_hours" in arm for arm in arms.values()):
@@ -192,13 +192,13 @@ def test_the_size_of_a_study_is_told(arms, told):
     assert size(parse_study(raw, source="test")) == told
 
 
-def test_a_run_of_another_study_has_no_command(studies):
+def test_run_of_another_study_has_no_command(studies):
     loaded = Catalog(place(str(studies))).load("half")
     row = {**loaded.runs.iloc[0], "trial_id": "0" * 16}
     assert reproduction(loaded, row) is None
 
 
-def test_pace_is_of_the_last_minutes():
+def test_pace_uses_the_last_minutes():
     now = datetime(2026, 1, 1, tzinfo=UTC)
     long_ago = [(now - timedelta(hours=2), now - timedelta(hours=1))] * 50
     lately = [(now - timedelta(seconds=100), now - timedelta(seconds=5))] * 20
@@ -209,8 +209,8 @@ def test_pace_is_of_the_last_minutes():
     assert pace(times.iloc[:50], 10, now).seconds_left is None
 
 
-def test_only_a_sensitivity_run_is_stopped(tmp_path):
-    """A lock that names this process, which is none, leaves it alone."""
+def test_only_sensitivity_processes_are_stopped(tmp_path):
+    """A lock that names this process, which is not a `sensitivity` command, leaves it alone."""
     directory = place(str(tmp_path))
     with pytest.raises(UserError, match="nothing runs"):
         jobs.stop(directory)
@@ -221,8 +221,8 @@ def test_only_a_sensitivity_run_is_stopped(tmp_path):
             jobs.stop(directory)
 
 
-def test_a_run_is_asked_to_stop_by_its_lock(tmp_path):
-    """A process whose command line is that of `sensitivity run`, holding the lock, gets the signal."""
+def test_stop_signals_the_process_in_the_lock(tmp_path):
+    """A process with the command line of `sensitivity run` that holds the lock gets the signal."""
     script = tmp_path / "sensitivity"
     script.write_text(
         "import time\nfrom sensitivity.store.directory import place\nfrom sensitivity.store.lock import WriterLock\n"
@@ -240,8 +240,8 @@ def test_a_run_is_asked_to_stop_by_its_lock(tmp_path):
         process.wait()
 
 
-def test_a_study_that_another_container_runs_is_shown_running_and_not_signalled(make, tmp_path, monkeypatch):
-    """Its host has this one's name, and a process of its number may live here, or none: only the heartbeat tells."""
+def test_study_run_in_another_container_is_not_signalled(make, tmp_path, monkeypatch):
+    """Its host has the same name, and its process number may or may not exist here: only the heartbeat counts."""
     make.write_study(tmp_path / "half", make.make_spec(name="half"), lambda trial: None)
     directory = place(str(tmp_path / "half"))
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -268,7 +268,7 @@ def _targets_of(problem, **targets):
     return {field.label: field.id["path"] for field in form_of(raw, ())[0] if field.label.startswith("Targets of")}
 
 
-def test_targets_have_the_fields_of_what_is_measured():
+def test_target_fields_are_the_measured_metrics():
     assert list(_targets_of({})) == ["Targets of test accuracy", "Targets of training loss", "Targets of test loss"]
     text = _targets_of({"dataset": "text", "model": "transformer", "metrics": {"perplexity": True}})
     assert text["Targets of test perplexity"] == '["targets", "test_perplexity"]'
@@ -278,7 +278,7 @@ def test_targets_have_the_fields_of_what_is_measured():
     ]  # fmt: skip
     own = {"metrics": {"cost": {"function": "mine:cost", "direction": "min", "label": "mean cost"}}}
     assert "Targets of test mean cost" in _targets_of(own)
-    assert "Targets of test accuracy" in _targets_of({"loss": 3}), "while the problem has a mistake"
+    assert "Targets of test accuracy" in _targets_of({"loss": 3}), "even while the problem has a mistake"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_targets_have_the_fields_of_what_is_measured():
         ({"metrics": {"cost": {"function": "mine:cost", "direction": "min"}}}, "test_cost", "[0.25]"),
     ],
 )
-def test_a_study_of_other_metrics_is_startable_from_the_form(problem, metric, level):
+def test_study_with_other_metrics_can_be_started(problem, metric, level):
     raw = {
         "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1}, "problem": problem,
         "optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}},
@@ -300,7 +300,7 @@ def test_a_study_of_other_metrics_is_startable_from_the_form(problem, metric, le
     assert {name: list(levels) for name, levels in spec.targets.items()} == {metric: value_of(level)}
 
 
-def test_own_metrics_and_losses_that_are_not_there_are_named(tmp_path):
+def test_missing_user_metrics_and_losses_are_reported(tmp_path):
     raw = {
         "name": "s", "batch_sizes": [8], "seeds": 1, "budget": {"steps": 1},
         "problem": {"loss": "mine:loss", "metrics": {"cost": "mine:cost"}},
@@ -310,7 +310,7 @@ def test_own_metrics_and_losses_that_are_not_there_are_named(tmp_path):
     assert [text.partition(":")[0] for text in absent] == ["problem.metrics.cost", "problem.loss"]
 
 
-def test_a_link_to_the_form_promises_what_its_file_does(make, tmp_path):
+def test_link_to_the_form_describes_the_changes(make, tmp_path):
     make.write_study(tmp_path / "half", make.make_spec(name="half"), lambda trial: None)
     content = start_page(Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)).content
     unknown = str(content(Address(page="start", others=("nope",), edits=((("seeds",), "2"),))))

@@ -1,17 +1,17 @@
-"""The strip above a study's pages, pages that there aren't, and the report that is taken away."""
+"""The strip above a study's pages, missing pages, and the download of the report."""
 
 import datetime
 
 import pytest
 
-from dashboards.actions import actions, proposed
+from dashboards.actions import actions, proposal_item
 from dashboards.address import Address, parse, search_of
 from dashboards.app import create_app
 from dashboards.catalog import Catalog
 from dashboards.pages import block_of, pages
 from dashboards.pages.start import _copy
 from dashboards.site import Site
-from dashboards.strip import standing
+from dashboards.strip import status_texts
 from dashboards.study_form import value_at, value_of
 from sensitivity.figures.verdict_words import answers
 from sensitivity.store.directory import place
@@ -35,11 +35,11 @@ def client(studies):
         ("/study/nope/runs", 404), ("/study/half/nope", 404), ("/nope", 404), ("/start", 404), ("/a/b/c", 404),
     ],
 )  # fmt: skip
-def test_a_page_that_there_is_not_has_the_status_that_says_so(client, path, status):
+def test_missing_pages_have_an_error_status(client, path, status):
     assert client.get(path, base_url=LOCAL).status_code == status
 
 
-def test_the_report_is_taken_away_and_one_of_no_study_is_a_line(client):
+def test_report_download_and_message_for_an_unknown_study(client):
     answer = client.get("/report/half.html", base_url=LOCAL)
     assert answer.status_code == 200
     assert answer.headers["Content-Disposition"] == "attachment", "its scripts are not this server's"
@@ -48,7 +48,7 @@ def test_the_report_is_taken_away_and_one_of_no_study_is_a_line(client):
     assert (missing.status_code, missing.mimetype) == (404, "text/plain")
 
 
-def test_a_study_that_runs_says_so_and_is_not_asked_to_be_run(make, tmp_path):
+def test_running_study_is_shown_as_running(make, tmp_path):
     spec = make.make_spec(name="half")
     make.write_study(tmp_path / "half", spec, lambda trial: make.mixed(trial) if trial.seed else None)
     directory = place(str(tmp_path / "half"))
@@ -62,7 +62,7 @@ def test_a_study_that_runs_says_so_and_is_not_asked_to_be_run(make, tmp_path):
         found = answers(scene.results)
         ways = [one.text for answer in found for one in answer.settle]
         said = " ".join([*(text for answer in found for text in answer.reasons), *ways])
-        return standing(entry, holder, now, settling=False), said, shown
+        return status_texts(entry, holder, now, settling=False), said, shown
 
     idle, said, shown = seen()
     assert idle[:2] == ("Not running", "72 of 108 runs")
@@ -76,7 +76,7 @@ def test_a_study_that_runs_says_so_and_is_not_asked_to_be_run(make, tmp_path):
         assert "Still running" in shown
 
 
-def test_a_study_is_begun_from_another_with_its_file(make, tmp_path):
+def test_study_is_duplicated_with_its_file(make, tmp_path):
     spec = make.make_spec(name="half")
     make.write_study(tmp_path / "half", spec, lambda trial: None)
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)
@@ -89,7 +89,7 @@ def scene_of(root, name, *, may_run):
     return site, site.scene(Address(page="overview", study=name), None)[0]
 
 
-def test_a_study_whose_own_modules_are_absent_is_not_offered_to_be_run(make, tmp_path):
+def test_study_with_missing_modules_has_no_run_button(make, tmp_path):
     spec = make.make_spec(name="half")
     problem = spec.required_problem.model_copy(update={"dataset": "a_module_of_nobody:data"})
     absent = spec.model_copy(update={"problem": problem})
@@ -107,18 +107,18 @@ def scene_of_waiting(make, root, spec):
 
 
 def links_of(component):
-    """The address behind each link below a component."""
+    """Return the address of each link below a component."""
     return [each.href for each in component._traverse() if getattr(each, "href", None)]
 
 
 @pytest.mark.parametrize("name", ["bowl", "half"])
-def test_what_would_settle_a_question_is_done_where_it_is_read(studies, name):
+def test_remedies_have_buttons_or_links(studies, name):
     """A remedy with a known edit opens the study's own file with it, which is valid; missing runs have a button."""
     site, scene = scene_of(studies, name, may_run=True)
     spec, changed = scene.loaded.spec, []
     for answer in answers(scene.results):
         for at, way in enumerate(answer.settle):
-            item = proposed(scene, way, f"answer-{at}")
+            item = proposal_item(scene, way, f"answer-{at}")
             links = links_of(item)
             if way.code == "finish":
                 (button,) = [e for e in item._traverse() if type(e).__name__ == "Button"]
@@ -133,7 +133,7 @@ def test_what_would_settle_a_question_is_done_where_it_is_read(studies, name):
                 assert parse("/start", search_of(asked)) == asked
                 file = parse_toml(_copy(site, name, asked.edits), source="x")
                 again = parse_study(file, source="x")
-                assert again.name == spec.name, "which adds to the study"
+                assert again.name == spec.name, "so it adds to the study"
                 changed += [path for path, value in way.edits if value_at(file, path) == value_of(value)]
                 assert (again == spec) is (not way.edits)
     if name == "bowl":
@@ -141,9 +141,9 @@ def test_what_would_settle_a_question_is_done_where_it_is_read(studies, name):
         assert ("optimizers", "sgd", "lr") in changed
 
 
-def test_a_server_that_may_not_run_studies_offers_nothing_that_it_would_refuse(studies):
+def test_server_without_permission_offers_no_actions(studies):
     site, scene = scene_of(studies, "half", may_run=False)
-    ways = [proposed(scene, way, "x") for answer in answers(scene.results) for way in answer.settle]
+    ways = [proposal_item(scene, way, "x") for answer in answers(scene.results) for way in answer.settle]
     assert [type(e).__name__ for way in ways for e in way._traverse() if not isinstance(e, str)] == []
     offered = list(actions(site, site.catalog.entry("half"), busy=False))
     assert [each.children for each in offered] == ["Report"]

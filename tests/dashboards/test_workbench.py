@@ -1,4 +1,4 @@
-"""The page of runs as a workbench, in Chromium: filters, order, columns, runs side by side, notes, downloads."""
+"""The page of runs in Chromium: filters, order, columns, runs side by side, notes, downloads."""
 
 import io
 from urllib.parse import parse_qs
@@ -13,7 +13,7 @@ NUMBERS = "gd => gd._fullData.map((trace) => trace.x.length)"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, make):
-    """A root with a study of which everything is known, that these tests may note something in."""
+    """A root with a study with known results, to which these tests may add notes."""
     folder = tmp_path_factory.mktemp("workbench")
     make.write_study(folder / "half", make.make_spec(name="half"), lambda t: make.mixed(t) if t.seed < 2 else None)
     return folder
@@ -28,7 +28,7 @@ def bench(root, at):
 
 @pytest.fixture
 def runs(root):
-    """Its runs as they are in the parts, without the code that is tested."""
+    """Its runs as stored in the parts, read without the code under test."""
     parts = [pd.read_parquet(part) for part in sorted((root / "half" / "runs").glob("*.parquet"))]
     return pd.concat(parts, ignore_index=True)
 
@@ -55,7 +55,7 @@ def taken(tab):
     return pd.read_csv(io.StringIO(download.value.path().read_text()))
 
 
-def test_what_the_table_shows_is_a_link_and_a_file(bench, runs, visit, at):
+def test_table_state_is_a_link_and_a_csv_file(bench, runs, visit, at):
     tab = opened(visit, f"{bench}?where=test_loss:inRange:0.15:0.3")
     tab.get_by_role("button", name="completed").click()
     tab.wait_for_url("**where=status**")
@@ -89,7 +89,7 @@ def test_what_the_table_shows_is_a_link_and_a_file(bench, runs, visit, at):
     at.until(lambda: count(tab) == int((runs["status"] == "completed").sum()))
 
 
-def test_runs_that_are_ticked_stand_side_by_side(bench, runs, visit, at, axe):
+def test_ticked_runs_are_shown_side_by_side(bench, runs, visit, at, axe):
     tab = opened(visit, bench)
     tick = tab.locator("#runs .ag-row[row-index='0'] [col-id='chosen'] input")
     tick.click()
@@ -100,13 +100,13 @@ def test_runs_that_are_ticked_stand_side_by_side(bench, runs, visit, at, axe):
     chosen = query(tab)["chosen"]
     curves = at.figure(tab, "chosen-curves")
     at.until(lambda: curves.locator(".js-plotly-plot").evaluate(NUMBERS) == [3, 3])  # evaluations
-    table = tab.locator("table", has_text="What differs between the chosen runs")
+    table = tab.locator("table", has_text="Differences between the chosen runs")
     at.until(lambda: "learning rate" in table.inner_text())
     rows = {row[0]: row[1:] for row in (r.split("\t") for r in table.inner_text().splitlines()) if len(row) == 3}
     pair = runs.set_index("trial_id").loc[chosen]
     assert [float(text) for text in rows["learning rate"]] == list(pair["param.lr"])
     assert [float(text) for text in rows["training loss"]] == pytest.approx(list(pair["train_loss"]), rel=1e-3)
-    assert "batch size" not in rows, "it is alike in both"
+    assert "batch size" not in rows, "it is the same in both"
     again = opened(visit, tab.url)
     at.figure(again, "chosen-curves")
     at.until(lambda: again.locator("#runs [col-id='chosen'] input:checked").count() == 2)
@@ -118,7 +118,7 @@ def test_runs_that_are_ticked_stand_side_by_side(bench, runs, visit, at, axe):
     at.until(lambda: tab.locator("#runs [col-id='chosen'] input:checked").count() == 1)
 
 
-def test_a_note_is_kept_in_the_study_and_found_by_its_tag(bench, root, visit, at):
+def test_note_is_stored_in_the_study_and_found_by_its_tag(bench, root, visit, at):
     tab = opened(visit, bench)
     tab.locator("#runs .ag-row[row-index='2'] [col-id='optimizer']").focus()
     tab.keyboard.press("Enter")
@@ -146,10 +146,10 @@ def test_a_note_is_kept_in_the_study_and_found_by_its_tag(bench, root, visit, at
         assert drawer.get_by_role("button", name="Save").count() == 0
 
 
-def test_a_scatter_shows_the_runs_of_the_table_and_a_point_opens_its_run(bench, runs, visit, at):
+def test_scatter_follows_the_table_and_its_points_open_runs(bench, runs, visit, at):
     tab = opened(visit, f"{bench}?where=status:equals:completed")
     place = at.figure(tab, "scatter").locator(".js-plotly-plot")
-    tab.get_by_label("Across", exact=True).first.click()
+    tab.get_by_label("X axis", exact=True).first.click()
     tab.get_by_role("option", name="training time, s").click()
     tab.wait_for_url("**x=train_seconds**")
     done = runs[runs["status"] == "completed"]

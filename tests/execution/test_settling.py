@@ -256,9 +256,7 @@ def test_a_kill_leaves_no_answer_of_an_earlier_budget(study, in_process):
     assert killed.entries == stopped.ledger.entries
     text = " ".join(sensitivity.open(directory.uri).verdict().text.split())
     assert "150 runs" not in text
-    assert (
-        f"A settlement is under way, and the same command goes on with it. So far: {len(killed.entries)} steps" in text
-    )
+    assert f"A settlement is under way; the same command continues it. So far: {len(killed.entries)} steps" in text
 
 
 def test_a_budget_ends_it_and_a_larger_one_goes_on(study, in_process, undisturbed):
@@ -511,5 +509,5 @@ def test_another_target_or_margin_has_no_settled_answer(undisturbed):
     _, unasked = answers(results.under(margins=wider))
     assert unasked.answer == "undetermined"
     (reason,) = unasked.reasons
-    assert reason.startswith("The settlement wasn't asked this question with this target and margin")
+    assert reason.startswith("The settlement did not cover this question with this target and margin")
     assert len(unasked.settle) == 1

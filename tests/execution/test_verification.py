@@ -196,11 +196,11 @@ def test_verify_without_what_it_needs_says_so(recorded, monkeypatch, capsys, tmp
     empty = place(str(tmp_path / "empty"))
     write_manifest(empty, plan.spec, plan.source)
     code, said = verify(monkeypatch, capsys, empty)
-    assert (code, "no run has a result" in said.err) == (2, True)
+    assert (code, "no run has been trained" in said.err) == (2, True)
     packs = recorded_packs(directory, read_manifest(directory))
     monkeypatch.setattr("sensitivity.cli.verifying.recorded_packs", lambda *_: packs)
     code, said = verify(monkeypatch, capsys, empty)
-    assert (code, "before a study kept what it was trained on" in said.err) == (2, True)
+    assert (code, "by a version that didn't store what a run was trained on" in said.err) == (2, True)
 
 
 def test_a_split_that_an_evaluation_left_out_is_no_number(recorded, packs, tmp_path):

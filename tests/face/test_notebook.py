@@ -1,4 +1,4 @@
-"""The notebook of examples/, the page docs/python.md, and further cells, run in one kernel with one Ray."""
+"""The notebook in examples/, the page docs/python.md, and further cells, run in one kernel with one Ray."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def code_cells(path):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Run all cells in order, as a user would; the outputs of the probes, by name."""
+    """Run all cells in order, as a user would; returns the outputs of the probes, by name."""
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, 4)
@@ -94,7 +94,7 @@ def executed(tmp_path_factory):
     notebook.cells += [keep, *pages[:-1], *probes, pages[-1]]
     folder = tmp_path_factory.mktemp("notebook")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Jupyter's own packages
+        warnings.simplefilter("ignore")  # from Jupyter's own packages
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     found = {name: _result(cell) for name, cell in zip(PROBES, probes, strict=True)}
     return notebook.cells[:example], found, folder
@@ -104,7 +104,7 @@ def _result(cell):
     return "".join(output.data["text/plain"] for output in cell.outputs if output.output_type == "execute_result")
 
 
-def test_the_notebook_is_kept_without_outputs_and_shows_all_it_promises(executed):
+def test_notebook_is_stored_without_outputs_and_runs(executed):
     committed = json.loads(NOTEBOOK.read_text())["cells"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in committed if "outputs" in cell)
     outputs = [output for cell in executed[0] for output in cell.get("outputs", ())]
@@ -114,13 +114,13 @@ def test_the_notebook_is_kept_without_outputs_and_shows_all_it_promises(executed
     assert any("rings, test accuracy" in str(output.get("data", {}).get("text/plain")) for output in outputs)
 
 
-def test_it_runs_where_an_event_loop_runs_and_starts_ray_once(executed):
+def test_runs_inside_an_event_loop_and_starts_ray_once(executed):
     _, found, _ = executed
     assert found["loop"] == "True"
     assert found["ray"] == found["still the same ray"] != ""
 
 
-def test_an_interrupt_stops_and_loses_nothing(executed):
+def test_interrupt_stops_the_study_without_losing_results(executed):
     said, pending, kept = eval(executed[1]["interrupt"])
     assert said.startswith("stopped; every reported result is kept in studies/stopped")
     assert pending > 0
@@ -128,17 +128,17 @@ def test_an_interrupt_stops_and_loses_nothing(executed):
     assert eval(executed[1]["resumed"]) == (["completed"], True)
 
 
-def test_a_changed_cell_is_another_study(executed):
+def test_changed_cell_is_another_study(executed):
     said = eval(executed[1]["refused"])
     assert "studies/rings: contains a different study named 'rings'" in said
     assert "code: study_code.py has changed; the version that was trained is in studies/rings/source/" in said
 
 
-def test_the_sessions_own_imports_stay_its_own(executed):
+def test_session_imports_are_isolated(executed):
     assert executed[1]["kept apart"] == "(3, False)"
 
 
-def test_mistakes_are_those_of_the_commands(executed):
+def test_mistakes_match_those_of_the_commands(executed):
     fields, number, file, unknown = eval(executed[1]["mistakes"])
     assert fields == "study: 4 mistakes"
     assert number.endswith("or a sensitivity.Study; got int")
@@ -146,7 +146,7 @@ def test_mistakes_are_those_of_the_commands(executed):
     assert "NameError: name 'missing_name' is not defined" in unknown
 
 
-def test_a_study_of_the_page_goes_on_from_its_files(executed):
+def test_study_of_the_page_resumes_from_its_files(executed):
     """The ids of runs made in the notebook are those that the two files of the page give."""
     import sensitivity
     from sensitivity.execution.prepare import prepare

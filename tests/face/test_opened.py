@@ -1,4 +1,4 @@
-"""An opened study: the tables that are stored, the numbers of analysis, the figures of the catalogue."""
+"""An opened study: the stored tables, the numbers of the analysis, the figures of the catalogue."""
 
 import dataclasses
 import shutil
@@ -27,7 +27,7 @@ def read(stored):
     return read_study(place(stored))
 
 
-def test_the_tables_are_those_that_are_stored(study, read):
+def test_tables_match_the_stored_ones(study, read):
     pd.testing.assert_frame_equal(study.runs, read.runs)
     ordered = [frame.sort_values(["trial_id", "step"], ignore_index=True) for frame in (study.curves, read.curves)]
     pd.testing.assert_frame_equal(*ordered)
@@ -35,7 +35,7 @@ def test_the_tables_are_those_that_are_stored(study, read):
     assert (study.name, study.spec.name) == ("stored", "stored")
 
 
-def test_the_verdict_is_that_of_the_results_in_words(study):
+def test_verdict_matches_the_results(study):
     verdict = study.verdict()
     assert [one.question for one in verdict.conclusions] == ["scaling", "sensitivity"]
     assert tuple(one.claim for one in verdict.conclusions) == study.results.claims
@@ -46,14 +46,14 @@ def test_the_verdict_is_that_of_the_results_in_words(study):
     assert "≤" in verdict._repr_html_()
 
 
-def test_an_open_question_says_what_settling_it_takes_at_most(study):
+def test_open_question_states_the_largest_cost_of_settling(study):
     done = study.runs[study.runs["status"].isin(["completed", "diverged"])]
     seconds = 2_000 * float((done["train_seconds"] + done["eval_seconds"]).mean())
     said = " ".join(str(study.verdict()).split())
     assert f"At most 2,000 runs unless a budget is given, about {duration(seconds)} of device time." in said
 
 
-def test_a_run_is_annotated(stored, tmp_path):
+def test_annotate_a_run(stored, tmp_path):
     shutil.copytree(stored, tmp_path / "stored")
     study = sensitivity.open(tmp_path / "stored")
     run = study.runs["trial_id"].iloc[3]
@@ -67,7 +67,7 @@ def test_a_run_is_annotated(stored, tmp_path):
         study.annotate("nope", note="x")
 
 
-def test_a_figure_is_that_of_the_catalogue(study):
+def test_figure_matches_the_catalogue(study):
     drawn = study.figure("robustness", optimizer="kfac")
     own = [map_ for map_ in study.results.maps if map_.optimizer == "kfac"]
     assert isinstance(drawn, go.Figure)
@@ -75,7 +75,7 @@ def test_a_figure_is_that_of_the_catalogue(study):
     assert study.figure("robustness", optimizer="sgd", metric="train_loss").layout.title.text.startswith("SGD")
 
 
-def test_every_exhibit_has_a_row_and_a_figure_or_a_table_or_says_why_not(study):
+def test_every_exhibit_has_a_figure_or_a_table_or_explains_why_not(study):
     assert list(study.exhibits.index) == [exhibit.name for exhibit in EXHIBITS]
     assert study.exhibits.loc["robustness", "options"]["optimizer"] == ["kfac", "sgd"]
     shown = 0
@@ -92,7 +92,7 @@ def test_every_exhibit_has_a_row_and_a_figure_or_a_table_or_says_why_not(study):
     assert shown > len(EXHIBITS) / 2
 
 
-def test_the_numbers_behind_a_figure_are_those_of_the_analysis(study):
+def test_table_of_a_figure_matches_the_analysis(study):
     table = study.table("robustness", optimizer="kfac", metric="train_loss")
     (map_,) = (m for m in study.results.under(metric="train_loss").maps if (m.optimizer, m.batch_size) == ("kfac", 32))
     rows = table[table["batch_size"] == 32].sort_values(["lr", "damping"])
@@ -110,12 +110,12 @@ def test_the_numbers_behind_a_figure_are_those_of_the_analysis(study):
         (lambda study: sensitivity.open("s4://x/y"), "no file system has the scheme 's4'"),
     ],
 )
-def test_mistakes_are_user_errors_that_say_what_there_is(study, ask, said):
+def test_mistakes_are_user_errors_that_list_the_choices(study, ask, said):
     with pytest.raises(sensitivity.UserError, match=said):
         ask(study)
 
 
-def test_it_shows_itself_and_escapes_what_others_wrote(study, stored, tmp_path):
+def test_representation_escapes_text_from_users(study, stored, tmp_path):
     assert "runs: 201 completed, 23 diverged" in repr(study)
     assert study.directory in repr(study)
     html = study._repr_html_()

@@ -1,4 +1,4 @@
-"""The public surface, pinned: what is added, removed or renamed here is a decision, and is told in the changelog."""
+"""The public surface, pinned: any addition, removal or renaming here is deliberate and listed in the changelog."""
 
 import inspect
 import json
@@ -56,10 +56,10 @@ CLASSES = {
     "UserError": {},
 }  # fmt: skip
 OF_PYDANTIC = {"Study"}
-"""Whose other members are the fields of a study file, and those of pydantic's models."""
+"""Classes whose other members are the fields of a study file, and those of pydantic models."""
 
 
-def test_the_public_names():
+def test_public_names():
     assert set(sensitivity.__all__) == {*FUNCTIONS, *CLASSES}
     assert set(sensitivity.__all__) <= set(dir(sensitivity))
     with pytest.raises(AttributeError, match="module 'sensitivity' has no attribute 'opne'"):
@@ -67,12 +67,12 @@ def test_the_public_names():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function(name):
+def test_function_signatures(name):
     assert str(inspect.signature(getattr(sensitivity, name))) == FUNCTIONS[name]
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_class(name):
+def test_class_members(name):
     given = getattr(sensitivity, name)
     fields = getattr(given, "__dataclass_fields__", {})
     members = {each for each in (*dir(given), *fields) if not each.startswith("_") and not hasattr(Exception, each)}
@@ -83,7 +83,7 @@ def test_a_class(name):
             assert str(inspect.signature(getattr(given, member))) == signature
 
 
-def test_everything_public_says_what_it_is():
+def test_everything_public_has_a_docstring():
     for name, members in CLASSES.items():
         for member in members:
             given = inspect.getattr_static(getattr(sensitivity, name), member, None)
@@ -91,7 +91,7 @@ def test_everything_public_says_what_it_is():
     assert all(inspect.getdoc(getattr(sensitivity, name)) for name in sensitivity.__all__)
 
 
-def test_types_are_there_for_checkers_of_users():
+def test_package_is_marked_as_typed():
     assert (Path(sensitivity.__file__).parent / "py.typed").is_file()
 
 
@@ -121,13 +121,13 @@ def test_reading_loads_neither_torch_nor_ray(stored):
 
 
 @pytest.mark.parametrize("ask", [sensitivity.plan, sensitivity.run])
-def test_no_workers_are_refused_before_anything_starts(ask):
+def test_zero_workers_are_refused_before_anything_starts(ask):
     with pytest.raises(sensitivity.UserError, match="workers: must be at least 1"):
         ask("quickstart", workers=0)
 
 
-def test_a_mistake_in_a_notebook_is_its_message_without_a_traceback():
-    """IPython asks an exception how it is shown; a user's mistake took over thirty lines of this package's code."""
+def test_notebook_shows_mistakes_without_a_traceback():
+    """IPython asks an exception how to show itself; otherwise it would print thirty lines of this package's code."""
     error = sensitivity.UserError("no study 'x'\n  Give one of: a, b")
     assert error._render_traceback_() == ["error: no study 'x'\n  Give one of: a, b"]
     source = "import sensitivity\nsensitivity.open('nowhere/at/all')"

@@ -1,4 +1,4 @@
-"""Every exhibit, over studies of every kind: it shows its numbers, or says in a sentence why it can't."""
+"""Every exhibit, on studies of every kind: it shows its numbers, or explains in a sentence why it can't."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def results_of(synthetic, tmp_path_factory):
 
 
 def every_case(results):
-    """Each exhibit with each combination of its options: what it shows, or why not."""
+    """Return each exhibit with each combination of its options: what it shows, or why it shows nothing."""
     for exhibit in catalogue.EXHIBITS:
         for options in exhibit.cases(results):
             try:
@@ -80,7 +80,7 @@ def every_case(results):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_exhibit_shows_its_numbers_or_says_why_not(case, results_of):
+def test_exhibits_show_their_numbers_or_explain_why_not(case, results_of):
     names, drawn = [], set()
     for exhibit, options, shown, figure in every_case(results_of(case)):
         if isinstance(shown, str):
@@ -89,31 +89,31 @@ def test_an_exhibit_shows_its_numbers_or_says_why_not(case, results_of):
         names.append(shown.name)
         drawn.add(exhibit.name)
         header, *rows = shown.data.fields()
-        assert len(header) == len(set(header)), "a column has a name of its own"
+        assert len(header) == len(set(header)), "column names are unique"
         assert all(len(row) == len(header) for row in rows)
         assert (figure is None) is (exhibit.draw is None)
         if figure is not None:
             assert rows, (exhibit.name, options)
             assert "n = " in figure.layout.title.subtitle.text
             assert figure.layout.title.text
-            assert figure.layout.height, "an image of it has a size"
+            assert figure.layout.height, "an image needs a size"
             json.loads(figure.to_json())
         for table in shown.tables:
             assert all(len(row) == len(table.header) for row in table.rows)
         assert shown.tables or figure is not None
         assert len(shown.notes) == len(set(shown.notes))
-    assert len(names) == len(set(names)), "a name can be a file's"
+    assert len(names) == len(set(names)), "names are used as file names"
     assert drawn >= ALWAYS.get(case, set())
 
 
-def test_every_exhibit_has_a_section_and_a_name_of_its_own():
+def test_every_exhibit_has_a_section_and_a_unique_name():
     names = [exhibit.name for exhibit in catalogue.EXHIBITS]
     assert len(names) == len(set(names))
     assert {exhibit.section for exhibit in catalogue.EXHIBITS} <= {section.name for section in SECTIONS}
     assert all(re.fullmatch(r"[a-z][a-z-]*", name) for name in names)
 
 
-def test_options_have_a_first_value_and_the_metric_is_that_of_the_view(results_of):
+def test_options_default_to_their_first_value_and_the_view_metric(results_of):
     results = results_of("landscape")
     assert catalogue.show(results, "robustness").options == {"metric": "train_loss", "optimizer": "kfac"}
     looked = results.under(metric="test_accuracy", optimizers=("sgd",))
@@ -136,20 +136,20 @@ def test_options_have_a_first_value_and_the_metric_is_that_of_the_view(results_o
         ("robustness", {"results": "x"}, "no option of robustness 'results'"),
     ],
 )  # fmt: skip
-def test_a_name_that_is_not_there_is_refused_with_what_is(results_of, name, options, said):
+def test_unknown_names_are_refused_with_the_allowed_ones(results_of, name, options, said):
     with pytest.raises(UserError, match=said):
         catalogue.show(results_of("landscape"), name, **options)
 
 
-def test_pairs_of_names_with_hyphens_have_keys_of_their_own():
+def test_pairs_of_hyphenated_names_have_unique_keys():
     results = SimpleNamespace(pairs=(("a-b", "c"), ("a", "b-c"), ("c", "a")))
     labels = PAIR.values(results)
     assert list(labels) == ["a-b~c", "a~b-c", "c-a"]
     assert [pair_of(results, key) for key in labels] == list(results.pairs)
 
 
-def test_an_exhibit_is_one_declaration(results_of, monkeypatch):
-    """What a new file and a line in the catalogue bring: options, figure, data and words, found by name."""
+def test_one_declaration_adds_an_exhibit(results_of, monkeypatch):
+    """A new file and a line in the catalogue give options, figure, data and notes, found by name."""
 
     def compute(results, optimizer):
         lost = [group.tally.diverged for group in results.summary.groups if group.optimizer == optimizer]

@@ -33,7 +33,7 @@ def study(synthetic, tmp_path):
 
 @pytest.fixture
 def mixed(synthetic, study):
-    """Diverged where lr is 1 (but for a seed where momentum is 0.5), failed at one cell, one pending."""
+    """Diverged where lr is 1 (except one seed where momentum is 0.5), failed at one cell, one pending."""
 
     def outcome(trial):
         values = dict(trial.hyperparameters)
@@ -54,11 +54,11 @@ def traces(figure, name):
     return [trace for trace in figure.data if trace.name == name]
 
 
-def test_heatmap_cells_stand_at_integers_with_the_values_of_the_map(mixed):
+def test_heatmap_cells_are_at_integers_with_the_map_values(mixed):
     maps = compute_maps(mixed.runs, mixed.curves, LOSS)
     figure = draw_maps(maps)
     heat = [trace for trace in figure.data if trace.type == "heatmap"]
-    assert len(heat) == 2, "a panel a batch size"
+    assert len(heat) == 2, "one panel per batch size"
     assert list(heat[0].x) == [0, 1, 2]
     z = np.array(heat[0].z, dtype=float)  # rows: momentum; columns: lr
     assert z[0, 1] == pytest.approx(math.log10(0.15))
@@ -70,7 +70,7 @@ def test_heatmap_cells_stand_at_integers_with_the_values_of_the_map(mixed):
     assert {cell for trace in heat for row in trace.customdata for cell in row} == ids
 
 
-def test_states_without_a_value_are_hatched_apart(mixed):
+def test_states_without_a_value_have_distinct_hatching(mixed):
     figure = draw_maps(compute_maps(mixed.runs, mixed.curves, LOSS))
     shapes = {}
     for name in ("every seed diverged", "failed", "no result yet"):
@@ -81,25 +81,25 @@ def test_states_without_a_value_are_hatched_apart(mixed):
     assert list(traces(figure, "every seed diverged")[0].x) == [2, 2]
     assert len(traces(figure, "some seeds diverged")[0].x) == 1
     legend = [trace.name for trace in figure.data if trace.showlegend]
-    assert len(legend) == len(set(legend)), "a legend entry once"
+    assert len(legend) == len(set(legend)), "each legend entry once"
 
 
-def test_best_cell_has_a_star_and_its_edge_says_extend(mixed):
+def test_best_cell_has_a_star_and_advises_to_extend_the_grid(mixed):
     figure = draw_maps(compute_maps(mixed.runs, mixed.curves, LOSS))
     (star, _) = traces(figure, "best")
     assert (round(star.x[0]), round(star.y[0])) == (1, 0)
-    assert not any("extend" in note.text for note in figure.layout.annotations), "momentum 0 is no edge"
+    assert not any("extend" in note.text for note in figure.layout.annotations), "momentum 0 is not an edge"
     maps = compute_maps(mixed.runs[mixed.runs["param.lr"] < 1], mixed.curves, LOSS)
     assert "extend: higher learning rate" in draw_maps(maps).layout.annotations[0].text
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
-def test_no_two_optimizers_of_a_figure_look_alike(theme):
+def test_no_two_optimizers_have_the_same_style(theme):
     styles = [theme.style(position) for position in range(36)]
     assert len({(style.colour, style.dash) for style in styles}) == 36
     assert len({(style.colour, style.symbol) for style in styles}) == 36
     for start in range(0, 36, 6):
-        assert len({style.dash for style in styles[start : start + 6]}) == 6, "black and white tells six apart"
+        assert len({style.dash for style in styles[start : start + 6]}) == 6, "six differ in black and white"
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
@@ -120,7 +120,7 @@ def test_every_figure_states_its_n_and_follows_the_theme(mixed, metric, theme):
         json.loads(figure.to_json())
 
 
-def test_no_figure_offers_a_cloud():
+def test_figures_have_no_upload_button():
     assert CONFIG["showSendToCloud"] is False
     assert CONFIG["displaylogo"] is False
 
@@ -138,7 +138,7 @@ def test_one_scale_spans_maps_and_ends_at_the_untrained_network(mixed):
 
 @pytest.mark.parametrize("values", [[], [1.0], [math.nan], [0.0], [2.5, 2.5]])
 @pytest.mark.parametrize("worst", [math.nan, 2.5])
-def test_scales_of_few_values_still_span_something(values, worst):
+def test_scales_of_few_values_have_a_positive_range(values, worst):
     scale = metric_scale(LOSS, values, worst=worst)
     assert scale.bottom < scale.top
     assert math.isnan(scale.position(math.nan))
@@ -160,7 +160,7 @@ def test_outline_of_a_ring_has_a_hole():
     assert sorted(signed_area(loop) for loop in outline(ring)) == [-1.0, 9.0]
 
 
-def test_cells_that_touch_in_a_corner_are_outlined_apart():
+def test_cells_that_touch_at_a_corner_have_separate_outlines():
     loops = outline({(0, 0), (1, 1)})
     assert [signed_area(loop) for loop in loops] == [1.0, 1.0]
 
@@ -176,7 +176,7 @@ def test_outlines_enclose_exactly_the_region(seed):
     assert sum(len(xs) - 1 for xs, _ in loops) == edges
 
 
-def test_one_hyperparameter_is_a_profile_and_draws_are_points(synthetic, study):
+def test_one_hyperparameter_is_drawn_as_a_profile(synthetic, study):
     one = {"sgd": {"kind": "sgd", "lr": [0.1, 1.0, 10.0], "momentum": 0.9}}
     made = study(lambda t: synthetic.run(t, [dict(t.hyperparameters)["lr"] / 4]), optimizers=one)
     figure = draw_maps(compute_maps(made.runs, made.curves, LOSS))
@@ -185,7 +185,7 @@ def test_one_hyperparameter_is_a_profile_and_draws_are_points(synthetic, study):
     assert line.y[1] == pytest.approx(math.log10(0.25))
 
 
-def test_draws_are_points(synthetic, study):
+def test_sampled_configurations_are_points(synthetic, study):
     box = {"lr": {"log": [0.01, 1.0]}, "momentum": {"linear": [0.0, 0.9]}, "design": "sobol", "samples": 16}
     made = study(
         lambda t: synthetic.run(t, [dict(t.hyperparameters)["lr"]]), optimizers={"sgd": {"kind": "sgd", **box}}
@@ -195,11 +195,11 @@ def test_draws_are_points(synthetic, study):
         sum(len(trace.x) for trace in traces(figure, name))
         for name in ("within the tolerance of the best", "outside the tolerance")
     )
-    assert inside + outside == 2 * 3 * 16, "each of three seeds has draws of its own"
+    assert inside + outside == 2 * 3 * 16, "each of three seeds has its own samples"
     assert figure.layout.xaxis.type == "log"
 
 
-def test_a_best_draw_at_the_bound_of_its_box_has_an_arrow_there(synthetic, study):
+def test_best_sample_at_the_bound_of_its_box_has_an_arrow(synthetic, study):
     box = {"lr": {"log": [0.01, 1.0]}, "momentum": {"linear": [0.0, 0.9]}, "design": "sobol", "samples": 64}
     made = study(
         lambda t: synthetic.run(t, [2 - dict(t.hyperparameters)["lr"]]), optimizers={"sgd": {"kind": "sgd", **box}}
@@ -211,12 +211,12 @@ def test_a_best_draw_at_the_bound_of_its_box_has_an_arrow_there(synthetic, study
     assert [(arrow.x[0], arrow.y[0]) for arrow in arrows] == [(1.0, 1 - map_.best_cell.y) for map_ in maps], (
         "of momentum, 1 - momentum"
     )
-    assert max(cell.x for cell in maps[0].cells) < 1, "the axis reaches the bound, which no draw does"
+    assert max(cell.x for cell in maps[0].cells) < 1, "the axis reaches the bound, which no sample does"
     assert figure.layout.xaxis.range[1] > 0
     assert sum("extend: higher learning rate" in note.text for note in figure.layout.annotations) == 2
 
 
-def test_whiskers_are_wilsons(synthetic, study):
+def test_whiskers_are_wilson_intervals(synthetic, study):
     made = study(lambda t: synthetic.run(t, [0.4]), seeds=1, batch_sizes=[32])
     outcomes = compute_targets(made.runs, made.curves, {"train_loss": [0.5]}, designs={"kfac": "random"})
     figure = draw_targets(outcomes)
@@ -225,7 +225,7 @@ def test_whiskers_are_wilsons(synthetic, study):
     assert "Wilson" in figure.layout.title.subtitle.text
 
 
-def test_where_a_run_diverged_has_a_cross(synthetic, study):
+def test_divergence_is_marked_by_a_cross(synthetic, study):
     def outcome(trial):
         return synthetic.run(trial, [2.0, 1.5], Status.DIVERGED if trial.seed == 1 else Status.COMPLETED)
 
@@ -236,7 +236,7 @@ def test_where_a_run_diverged_has_a_cross(synthetic, study):
     assert "1 diverged" in figure.layout.title.subtitle.text
 
 
-def test_long_curves_and_many_seeds_are_thinned_to_what_a_panel_shows_and_say_so(synthetic, study):
+def test_long_curves_and_many_seeds_are_thinned(synthetic, study):
     losses = [2.0 * 0.99**k for k in range(300)]
     one = {"optimizers": {"sgd": {"kind": "sgd", "lr": 0.1}}, "batch_sizes": [32], "budget": {"epochs": 300}}
     made = study(lambda trial: synthetic.run(trial, [loss * (1 + trial.seed) for loss in losses]), seeds=20, **one)
@@ -252,7 +252,7 @@ def test_long_curves_and_many_seeds_are_thinned_to_what_a_panel_shows_and_say_so
     assert "12 of 20 seeds · at most 120 of 301 evaluations drawn" in figure.layout.title.subtitle.text
 
 
-def test_eight_columns_make_rows_of_three_panels_so_that_values_fit_their_cells(synthetic, study):
+def test_values_fit_the_cells_of_eight_columns(synthetic, study):
     lrs = [10 ** (-4 + k / 2) for k in range(8)]
     one = {"optimizers": {"kfac": {"kind": "kfac", "lr": lrs, "damping": [0.1, 1.0]}}, "batch_sizes": [8, 16, 32, 64]}
     made = study(lambda trial: synthetic.run(trial, [0.0831]), seeds=1, **one)
@@ -264,8 +264,8 @@ def test_eight_columns_make_rows_of_three_panels_so_that_values_fit_their_cells(
     assert 6.2 * len(text) < cell, "a digit is about 6 pixels wide"
 
 
-def test_a_cell_without_a_value_is_a_hole_that_nothing_fills(synthetic, study):
-    """Optuna's contour drops cells that are not finite, and interpolates its colours over the hole."""
+def test_cells_without_a_value_are_not_interpolated(synthetic, study):
+    """Optuna's contour drops cells that are not finite, and interpolates its colours over the gap."""
 
     def outcome(trial):
         middle = dict(trial.hyperparameters) == {**dict(trial.hyperparameters), "lr": 0.1, "damping": 0.01}

@@ -1,4 +1,4 @@
-"""The figures of results: what is drawn are the numbers that came in, and words say what they are."""
+"""The figures of results: they draw the numbers that came in, and their texts name them."""
 
 import json
 import math
@@ -62,7 +62,7 @@ SPLITS = (
 
 
 def draws_of(optimizer, shares):
-    """Return 12 seeds' draws at two batch sizes, of which `shares` [seeds] work; none at the larger."""
+    """Return draws of 12 seeds at two batch sizes, with success shares `shares` [seeds] and none at the larger size."""
     ones = np.ones((12, 2))
     return Draws(
         optimizer=optimizer,
@@ -171,7 +171,7 @@ def named(figure, name):
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
 @pytest.mark.parametrize("name", DRAWN)
-def test_every_figure_states_its_n_has_titled_axes_and_follows_the_theme(results, name, theme):
+def test_figures_state_n_title_their_axes_and_follow_the_theme(results, name, theme):
     figure = DRAWN[name](results, theme)
     assert "n = " in figure.layout.title.subtitle.text
     assert figure.layout.template.layout.paper_bgcolor == theme.paper
@@ -180,12 +180,12 @@ def test_every_figure_states_its_n_has_titled_axes_and_follows_the_theme(results
     if name != "3-D":
         assert any(axis.title.text for axis in figure.select_xaxes())
     legend = [trace.name for trace in figure.data if trace.showlegend and trace.name]
-    assert len(legend) == len(set(legend)), "a legend entry once"
+    assert len(legend) == len(set(legend)), "each legend entry once"
     json.loads(figure.to_json())
 
 
 @pytest.mark.parametrize("name", NOTHING)
-def test_nothing_to_draw_is_an_error_that_says_what_is_needed(name):
+def test_nothing_to_draw_raises_an_error_that_explains_why(name):
     with pytest.raises(NothingToShowError) as caught:
         NOTHING[name]()
     assert re.fullmatch(r"[A-Z].*\.", str(caught.value)), "a sentence for the reader"
@@ -202,17 +202,17 @@ def test_scaling_draws_the_times_and_ideal_scaling(results):
     assert all(math.log2(tick).is_integer() for tick in figure.layout.yaxis.tickvals)
 
 
-def test_ideal_times_far_below_what_was_measured_leave_the_panel(results):
-    """Perfect scaling of a curve that is flat over many batch sizes would squeeze what was measured to a line."""
+def test_ideal_times_far_below_measured_ones_leave_the_panel(results):
+    """Ideal scaling of a curve that is flat over many batch sizes would squeeze the measured times to a line."""
     curve = results.scaling["steps"]["training loss ≤ 0.2"][1]
     wide = [replace(p, batch_size=p.batch_size * 64**k, time=Estimate(value=40.0)) for k, p in enumerate(curve.points)]
     figure = draw_scaling({"t": [replace(curve, points=tuple(wide))]})
     low, high = (10**end for end in figure.layout.yaxis.range)
     assert 5 < low < 40 < high
-    assert min(named(figure, "SGD, ideal")[0].y) < 0.1, "it is drawn, beyond the panel"
+    assert min(named(figure, "SGD, ideal")[0].y) < 0.1, "it is drawn beyond the panel"
 
 
-def test_runs_of_several_studies_add_up_and_targets_of_one_do_not(results):
+def test_runs_add_up_over_studies_but_not_over_targets(results):
     (group,) = results.scaling["steps"].values()
     planned = sum(point.planned for curve in group for point in curve.points)
     for several, expected in ((False, planned), (True, 2 * planned)):
@@ -220,7 +220,7 @@ def test_runs_of_several_studies_add_up_and_targets_of_one_do_not(results):
         assert f"n = {expected:,} runs planned" in figure.layout.title.subtitle.text
 
 
-def test_a_target_out_of_reach_is_open_and_points_up_and_divergence_is_a_cross(results):
+def test_markers_of_unreached_targets_and_divergence(results):
     hard = compute_scaling(compute_times(results.runs, results.curves, "train_loss", 1e-6))
     figure = draw_scaling({"training loss ≤ 1e-6": hard})
     (censored,) = named(figure, "SGD, not reached")
@@ -232,7 +232,7 @@ def test_a_target_out_of_reach_is_open_and_points_up_and_divergence_is_a_cross(r
     assert {trace.marker.symbol for trace in named(figure, "K-FAC, all diverged")} == {"x"}
 
 
-def test_critical_batch_sizes_have_arrows_where_the_interval_goes_on(results):
+def test_open_intervals_of_critical_batch_sizes_have_arrows(results):
     (curve, _) = results.scaling["steps"]["training loss ≤ 0.2"]
     open_ended = replace(curve.critical, size=Estimate(value=4096.0, interval=(256.0, math.inf), n=3), says="Bc > 256")
     figure = draw_critical({"t": [replace(curve, critical=open_ended)]})
@@ -244,7 +244,7 @@ def test_critical_batch_sizes_have_arrows_where_the_interval_goes_on(results):
         draw_critical(results.scaling["seconds"])
 
 
-def test_success_contours_lie_at_the_rates(results):
+def test_success_contours_match_the_rates(results):
     figure = draw_success(results.success)
     grounds = [trace for trace in figure.data if trace.type == "contour" and trace.coloraxis]
     assert len(grounds) == 2
@@ -254,7 +254,7 @@ def test_success_contours_lie_at_the_rates(results):
     assert {trace.line.color for trace in labelled} == {"#ffffff", "#000000"}
 
 
-def test_one_batch_size_has_its_rates_as_lines(results):
+def test_rates_of_one_batch_size_are_drawn_as_lines(results):
     runs = results.runs[results.runs["batch_size"] == 32]
     figure = draw_success(compute_success(runs, results.curves, "train_loss"))
     assert "at batch size 32" in figure.layout.title.text
@@ -267,7 +267,7 @@ def test_one_batch_size_has_its_rates_as_lines(results):
         draw_success_3d(one)
 
 
-def test_the_difference_is_signed_and_marks_what_it_can_tell(results):
+def test_success_difference_is_signed_and_marks_clear_differences(results):
     figure = draw_success_difference(results.difference, results.success)
     heat, dots = figure.data
     np.testing.assert_array_equal(np.array(heat.z, dtype=float), results.difference.difference.T)
@@ -290,11 +290,11 @@ def test_planes_show_one_minus_momentum_and_every_configuration(results):
     assert "1 − momentum" in figure.layout.yaxis.title.text
 
 
-def test_cost_shows_wall_clock_beside_computation(results):
+def test_cost_shows_wall_clock_and_computation(results):
     figure = draw_cost(results.costs)
     titles = [note.text for note in figure.layout.annotations]
-    assert titles[0].startswith("<b>Wall-clock of a step")
-    assert titles[1].startswith("<b>Computation of a step")
+    assert titles[0].startswith("<b>Wall-clock per step")
+    assert titles[1].startswith("<b>Computation per step")
     lines = named(figure, "SGD")
     own = [cost for cost in results.costs if cost.optimizer == "sgd"]
     assert list(lines[1].y) == [cost.flops_a_step for cost in own]
@@ -312,7 +312,7 @@ def test_the_time_split_adds_up_to_the_step():
     assert {trace.marker.pattern.fillmode for trace in figure.data} == {"overlay"}, "or the colour is not painted"
 
 
-def test_best_of_k_is_over_trials_or_the_seconds_they_take(results):
+def test_best_of_k_is_over_trials_or_seconds(results):
     first = results.best_of_k[0]
     by_k, by_seconds = (named(draw_best_of_k(results.best_of_k, by=by), "K-FAC")[0] for by in ("trials", "seconds"))
     assert list(by_k.x) == [float(k) for k in first.k]
@@ -320,7 +320,7 @@ def test_best_of_k_is_over_trials_or_the_seconds_they_take(results):
     assert list(by_k.y) == pytest.approx([math.log10(value) for value in first.expected])
 
 
-def test_a_region_at_the_edge_of_its_box_says_at_least(results):
+def test_region_at_the_edge_of_its_box_is_a_lower_bound(results):
     figure = draw_regions(results.regions)
     bounded = [region for region in results.regions if region.touches and region.decades.known]
     drawn = [trace for trace in figure.data if trace.marker.symbol == "triangle-up-open"]
@@ -328,7 +328,7 @@ def test_a_region_at_the_edge_of_its_box_says_at_least(results):
     assert all("at least" in text for trace in drawn for text in trace.hovertext)
 
 
-def test_importance_bars_are_the_shares_with_their_whiskers(results):
+def test_importance_bars_show_shares_with_intervals(results):
     figure = draw_importance(results.importance)
     first = results.importance[0]
     bar = named(figure, "batch size 32")[0]
@@ -338,7 +338,7 @@ def test_importance_bars_are_the_shares_with_their_whiskers(results):
     assert bar.error_x.array[where] == pytest.approx(share.interval[1] - share.value)
 
 
-def test_the_ridge_has_every_cell_at_its_ratio(results):
+def test_ridge_shows_every_cell_at_its_ratio(results):
     figure = draw_ridge(results.maps, results.importance)
     plane = results.maps[0]
     measured = [cell for cell in plane.cells if cell.state == "measured"]
@@ -348,13 +348,13 @@ def test_the_ridge_has_every_cell_at_its_ratio(results):
         draw_ridge([map_ for map_ in results.maps if map_.optimizer == "sgd"], ())
 
 
-def test_profiles_are_steps_from_their_first_factor(results):
+def test_profiles_are_step_functions(results):
     figure = draw_profiles(results.profiles)
     assert all(trace.line.shape == "hv" for trace in figure.data)
     assert [trace.y[0] for trace in figure.data] == [profile.share[0] for profile in results.profiles]
 
 
-def test_prices_are_drawn_with_their_interval_and_without_a_success_as_lower_bound():
+def test_prices_have_intervals_or_lower_bounds():
     figure = draw_prices(PRICES, "training loss ≤ 0.2")
     known = [price for price in PRICES if price.optimizer == "kfac" and price.trials.known]
     trials, seconds, flops = named(figure, "K-FAC")[:2], named(figure, "K-FAC")[2:4], named(figure, "K-FAC")[4:]
@@ -368,13 +368,13 @@ def test_prices_are_drawn_with_their_interval_and_without_a_success_as_lower_bou
     assert figure.layout.xaxis.type == "log"
 
 
-def test_the_verdicts_evidence_is_each_seed_its_mean_and_the_margin(results):
+def test_verdict_evidence_shows_seeds_mean_and_margin(results):
     scaling, sensitivity = results.verdicts
     figure = draw_verdict(scaling)
     pooled, by_batch = named(figure, "mean over seeds")
     assert list(by_batch.x) == pytest.approx([math.exp(c.effect.value) for c in scaling.by_batch])
-    assert pooled.x[0] == pytest.approx(max(math.exp(scaling.primary.effect.value), 1e-3)), "drawn no farther"
-    assert number(math.exp(scaling.primary.effect.value), 3) in pooled.hovertext[0], "said as it is"
+    assert pooled.x[0] == pytest.approx(max(math.exp(scaling.primary.effect.value), 1e-3)), "clipped"
+    assert number(math.exp(scaling.primary.effect.value), 3) in pooled.hovertext[0], "the text is not clipped"
     assert len(figure.layout.shapes) == 4, "margin and no difference, in two panels"
     figure = draw_verdict(sensitivity)
     dots = named(figure, "a seed")[0]
@@ -388,7 +388,7 @@ def test_the_verdicts_evidence_is_each_seed_its_mean_and_the_margin(results):
 
 @pytest.mark.parametrize("values", [[], [5.0], [1.0, 1.1], [1e-3, 1e9], [math.nan, 2.0]])
 @pytest.mark.parametrize("base_two", [False, True])
-def test_logarithmic_axes_have_a_range_and_few_ticks_within_it(values, base_two):
+def test_logarithmic_axes_have_a_range_and_few_ticks(values, base_two):
     axis = log_axis(values, base_two=base_two)
     low, high = axis["range"]
     assert low < high

@@ -99,7 +99,7 @@ def study_of(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report_of(study_of):
-    """The report of one case or several, side by side."""
+    """The report of one or several cases."""
     made = {}
 
     def make(*cases):

@@ -1,4 +1,4 @@
-"""The page in a real browser: every figure painted, no console error, no request beyond the file."""
+"""The page in a real browser: every figure painted, no console errors, no requests beyond the file."""
 
 import csv
 import itertools
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 SLOW_3D = ("willReadFrequently", "GPU stall due to ReadPixels")
-"""What Chromium remarks on the speed of any surface in 3-D."""
+"""Chromium's performance warnings for any 3-D surface."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ TABS = """(name) => {
 
 
 def paint_all(tab):
-    """Go to each figure that has not been shown by the buttons that a user would press, and wait for what is there."""
+    """Open each figure that has not been shown, with the buttons that a user would press, and wait for it."""
     wait_until_painted(tab)
     while left := tab.evaluate(HIDDEN):
         for group, key in tab.evaluate(TABS, left[0]):
@@ -83,7 +83,7 @@ def paint_all(tab):
 
 
 @pytest.mark.parametrize("case", ["landscape", "random"])
-def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_of, visit):
+def test_every_figure_is_painted_without_requests(case, report_of, page_of, visit):
     tab = visit(page_of(case))
     paint_all(tab)
     assert tab.evaluate(f"{BLANK}.map((c) => c.dataset.figure)") == []
@@ -94,7 +94,7 @@ def test_every_figure_is_painted_and_nothing_is_asked_for(case, report_of, page_
     assert len(tab.query_selector_all(".canvas")) == len(report_of(case).figures)
 
 
-def test_switches_of_one_option_move_together_and_a_view_without_the_value_stays(page_of, visit):
+def test_switches_of_one_option_move_together(page_of, visit):
     tab = visit(page_of("landscape"))
     shown = """[...document.querySelectorAll('.canvas')].filter((c) => c.offsetParent).map((c) => c.dataset.figure)
       .filter((name) => name.startsWith('robustness') || name.startsWith('curves'))"""
@@ -107,7 +107,7 @@ def test_switches_of_one_option_move_together_and_a_view_without_the_value_stays
     assert tab.evaluate(shown)[-1] == "curves-train_loss-median"
 
 
-def test_studies_are_switched(page_of, visit):
+def test_switch_between_studies(page_of, visit):
     tab = visit(page_of("landscape", "random"))
     assert tab.is_visible("[data-figure='study-1-verdict-kfac-sgd-scaling'].canvas")
     tab.click("[data-show=study-2]")
@@ -116,7 +116,7 @@ def test_studies_are_switched(page_of, visit):
     assert not tab.is_visible("[data-figure='study-1-verdict-kfac-sgd-scaling'].canvas")
 
 
-def test_dark_is_followed_and_switched(page_of, visit):
+def test_dark_scheme_is_followed_and_can_be_switched(page_of, visit):
     tab = visit(page_of("landscape"), scheme="dark")
     first = ".canvas[data-figure=verdict-kfac-sgd-scaling]"
     tab.wait_for_selector(f"{first}[data-painted=dark]")
@@ -129,7 +129,7 @@ def test_dark_is_followed_and_switched(page_of, visit):
     assert tab.inner_text("#theme") == "Dark"
 
 
-def test_a_figure_is_taken_away_as_data_and_as_an_image(page_of, visit):
+def test_figure_downloads_as_data_and_image(page_of, visit):
     tab = visit(page_of("landscape"))
     tab.wait_for_selector("[data-figure=verdict-kfac-sgd-scaling][data-painted]")
     starts = {"csv": b"what,batch_size,row", "png": b"\x89PNG", "svg": b"<svg"}
@@ -146,7 +146,7 @@ def test_a_figure_is_taken_away_as_data_and_as_an_image(page_of, visit):
     assert all(float(row["smallest"]) <= float(row["median_train_loss"]) <= float(row["largest"]) for row in rows)
 
 
-def test_the_data_of_a_figure_is_a_table_beside_it(page_of, report_of, visit):
+def test_figure_data_is_shown_as_a_table(page_of, report_of, visit):
     tab = visit(page_of("landscape"))
     details = tab.query_selector("details.data[data-figure=cost]")
     details.scroll_into_view_if_needed()
@@ -159,7 +159,7 @@ def test_the_data_of_a_figure_is_a_table_beside_it(page_of, report_of, visit):
     assert [cell.inner_text() for cell in rows[0].query_selector_all("td")][:3] == ["kfac", "32", "64"]
 
 
-def test_a_study_without_results_opens(page_of, visit):
+def test_report_of_a_study_without_results_opens(page_of, visit):
     assert "No run has a measured value" in visit(page_of("pending")).inner_text("main")
 
 
@@ -167,15 +167,15 @@ FEW = [("mixed", 390, "light"), ("landscape", 1440, "dark")]
 
 
 @pytest.mark.parametrize(("case", "width", "scheme"), FEW)
-def test_nothing_of_a_report_is_cut_or_overlaps(page_of, visit, pixel_faults, case, width, scheme):
+def test_report_has_no_clipped_or_overlapping_text(page_of, visit, pixel_faults, case, width, scheme):
     tab = visit(page_of(case), scheme, width)
     wait_until_painted(tab)
     assert pixel_faults(tab) == []
 
 
-def test_nothing_of_any_report_is_cut_or_overlaps(page_of, visit, pixel_faults, request):
+def test_no_report_has_clipped_or_overlapping_text(page_of, visit, pixel_faults, request):
     if not request.config.getoption("--pages"):
-        pytest.skip("takes a minute; --pages looks at every report at three widths in both colour schemes")
+        pytest.skip("takes a minute; --pages checks every report at three widths in both colour schemes")
     faults = {}
     for case, width, scheme in itertools.product(
         ("landscape", "random", "mixed"), (390, 1024, 1440), ("light", "dark")
@@ -188,8 +188,8 @@ def test_nothing_of_any_report_is_cut_or_overlaps(page_of, visit, pixel_faults, 
     assert faults == {}
 
 
-def test_it_prints_every_figure_in_the_light_theme_between_the_margins(page_of, visit, tmp_path):
-    """Right after it was opened, in the dark; the pages are looked at, as a printer would have them."""
+def test_report_prints_every_figure_in_the_light_theme(page_of, visit, tmp_path):
+    """Printed right after opening, in the dark scheme; the pages are checked as a printer would produce them."""
     pdfium = pytest.importorskip("pypdfium2")
     tab = visit(page_of("landscape"), scheme="dark")
     tab.wait_for_selector("html[data-printable]")

@@ -1,4 +1,4 @@
-"""`sensitivity report` and `sensitivity verdict` as a user meets them."""
+"""`sensitivity report` and `sensitivity verdict` from the command line."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.words import size
 
 
-def test_the_verdict_is_answered_in_the_terminal(command, study_of):
+def test_verdict_in_the_terminal(command, study_of):
     code, out, _ = command("verdict", study_of("landscape").uri)
     assert code == 0
     assert out.startswith("synthetic, training loss ≤ 0.2")
@@ -20,7 +20,7 @@ def test_the_verdict_is_answered_in_the_terminal(command, study_of):
     assert all(len(line) <= 100 for line in out.splitlines())
 
 
-def test_the_verdict_as_json_has_the_same_answers_and_is_strict(command, study_of):
+def test_verdict_json_has_the_same_answers_and_is_strict(command, study_of):
     code, out, _ = command("verdict", study_of("landscape").uri, "--json")
     said = json.loads(out, parse_constant=pytest.fail)
     assert code == 0
@@ -40,14 +40,14 @@ def test_the_verdict_as_json_has_the_same_answers_and_is_strict(command, study_o
     ("case", "code", "said"),
     [("single-cell", "one-optimizer", "nothing to compare"), ("no-target", "no-target", "declares no target")],
 )
-def test_a_question_without_an_answer_says_why(command, study_of, case, code, said):
+def test_unanswered_question_explains_why(command, study_of, case, code, said):
     assert said in command("verdict", study_of(case).uri)[1].replace("\n", " ")
     content = json.loads(command("verdict", study_of(case).uri, "--json")[1])
     assert [why["code"] for why in content["why_not"]] == [code]
     assert content["answers"] == []
 
 
-def test_the_report_of_several_studies_is_one_file(command, study_of, tmp_path):
+def test_report_of_several_studies_is_one_file(command, study_of, tmp_path):
     target = tmp_path / "deep" / "both.html"
     code, out, _ = command("report", study_of("single-cell").uri, study_of("no-target").uri, "-o", target)
     assert (code, out) == (0, f"report: {target} ({size(target.stat().st_size, 'B')})\n")
@@ -55,7 +55,7 @@ def test_the_report_of_several_studies_is_one_file(command, study_of, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="no Chromium")
-def test_each_figure_is_written_as_png_and_svg(report_of, tmp_path):
+def test_figures_are_written_as_png_and_svg(report_of, tmp_path):
     figures = report_of("landscape").figures
     some = {name: figures[name] for name in ("verdict-kfac-sgd-scaling", "success-contours")}
     written = images.write_images(some, tmp_path / "figures")
@@ -69,7 +69,7 @@ def test_each_figure_is_written_as_png_and_svg(report_of, tmp_path):
     assert "K-FAC against SGD" in (tmp_path / "figures" / "verdict-kfac-sgd-scaling.svg").read_text(encoding="utf-8")
 
 
-def test_images_without_a_browser_name_the_fix(report_of, tmp_path, monkeypatch):
+def test_images_without_a_browser_explain_the_fix(report_of, tmp_path, monkeypatch):
     from kaleido.errors import ChromeNotFoundError
 
     class Missing:
@@ -81,7 +81,7 @@ def test_images_without_a_browser_name_the_fix(report_of, tmp_path, monkeypatch)
         images.write_images(report_of("landscape").figures, tmp_path)
 
 
-def test_the_browser_of_images_asks_for_nothing():
+def test_image_browser_makes_no_requests():
     import kaleido
 
     page = kaleido.PageGenerator(mathjax=False).generate_index()
@@ -89,7 +89,7 @@ def test_the_browser_of_images_asks_for_nothing():
     assert "https://" not in page
 
 
-def test_a_folder_that_cannot_be_is_an_error_with_its_name(report_of, tmp_path):
+def test_invalid_folder_is_an_error_with_its_name(report_of, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/figures: can't be written"):
         images.write_images(report_of("landscape").figures, tmp_path / "file" / "figures")

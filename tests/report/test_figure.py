@@ -1,4 +1,4 @@
-"""`sensitivity figure` as a user meets it, and an exhibit that is added to the catalogue."""
+"""`sensitivity figure` from the command line, and a new exhibit in the catalogue."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def rows(path):
         return list(csv.DictReader(stream))
 
 
-def test_without_a_name_every_exhibit_is_listed_with_its_options(command, study_of):
+def test_without_a_name_exhibits_are_listed_with_options(command, study_of):
     code, out, _ = command("figure", study_of("landscape").uri)
     assert code == 0
     lines = out.splitlines()
@@ -45,7 +45,7 @@ def test_without_a_name_every_exhibit_is_listed_with_its_options(command, study_
     ]  # fmt: skip
 
 
-def test_the_data_are_those_of_the_report_in_full(command, study_of, here):
+def test_data_are_those_of_the_report_without_truncation(command, study_of, here):
     code, out, _ = command("figure", study_of("landscape").uri, "robustness", "optimizer=sgd", "-o", "deep/map.csv")
     target = Path("deep/map.csv")
     assert (code, out) == (0, f"robustness-train_loss-sgd: {target} ({size(target.stat().st_size, 'B')})\n")
@@ -59,7 +59,7 @@ def test_the_data_are_those_of_the_report_in_full(command, study_of, here):
 
 
 @pytest.mark.parametrize("options", [(), ("metric=test_loss", "optimizer=sgd")])
-def test_the_json_is_the_figure_that_python_draws(command, study_of, here, options):
+def test_json_is_the_figure_of_the_python_interface(command, study_of, here, options):
     assert command("figure", study_of("landscape").uri, "robustness", *options, "-o", "map.json")[0] == 0
     drawn = go.Figure(json.loads(Path("map.json").read_text(encoding="utf-8")))
     named = "SGD: test loss" if options else "K-FAC: training loss"
@@ -67,17 +67,17 @@ def test_the_json_is_the_figure_that_python_draws(command, study_of, here, optio
     assert drawn.layout.template.layout.paper_bgcolor == "#ffffff"
 
 
-def test_by_default_it_is_a_page_of_its_own(command, study_of, here):
+def test_default_output_is_an_html_page(command, study_of, here):
     code, out, _ = command("figure", study_of("landscape").uri, "targets")
     page = Path("targets.html").read_text(encoding="utf-8")
     assert (code, out) == (0, f"targets: targets.html ({size(len(page.encode()), 'B')})\n")
     assert page.count('class="canvas"') == 1
-    assert 'id="packed-plotly"' in page, "and needs no network"
+    assert 'id="packed-plotly"' in page, "it needs no network"
     assert "default-src 'none'" in page
     assert "<caption>Runs that reach each target." in page
 
 
-def test_a_table_is_printed_or_written_without_plotly(command, study_of, here):
+def test_table_is_printed_or_written_without_plotly(command, study_of, here):
     code, out, _ = command("figure", study_of("landscape").uri, "status")
     caption, header, *lines = out.splitlines()
     assert code == 0
@@ -92,7 +92,7 @@ def test_a_table_is_printed_or_written_without_plotly(command, study_of, here):
 
 
 @pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="no Chromium")
-def test_an_image_is_drawn_by_its_suffix(command, study_of, here):
+def test_image_format_follows_the_suffix(command, study_of, here):
     code, out, err = command("figure", study_of("landscape").uri, "success", "form=difference", "-o", "found.SVG")
     assert (code, err) == (0, "")
     assert out.startswith("success-difference: found.SVG (")
@@ -107,27 +107,27 @@ def test_an_image_is_drawn_by_its_suffix(command, study_of, here):
         (["robustness", "optimzer=sgd"], "did you mean 'optimizer'?"),
         (["robustness", "sgd"], "'sgd' is not of the form OPTION=VALUE"),
         (["robustness", "optimizer=sgd", "optimizer=kfac"], "'optimizer=kfac' is given twice"),
-        (["robustness", "-o", "map.pdf"], "Give one of: .html, .png, .svg, .json, .csv"),
-        (["status", "-o", "status.png"], "Give one of: .html, .csv"),
+        (["robustness", "-o", "map.pdf"], "Use one of: .html, .png, .svg, .json, .csv"),
+        (["status", "-o", "status.png"], "Use one of: .html, .csv"),
         (["-o", "map.svg"], "name an exhibit to write to it"),
-        (["verdict", "question=sensitivity"], "On sensitivity there is no comparison by seeds to draw"),
-        (["time-split"], "time-split has nothing to show\n  No run measured where the time of its steps went."),
+        (["verdict", "question=sensitivity"], "There is no comparison by seeds on sensitivity to draw"),
+        (["time-split"], "time-split has nothing to show\n  No run measured the time of its steps by phase."),
     ],
 )
-def test_a_mistake_is_named_with_what_is_allowed_and_nothing_is_written(command, study_of, here, arguments, said):
+def test_mistakes_are_explained_and_nothing_is_written(command, study_of, here, arguments, said):
     code, out, err = command("figure", study_of("landscape").uri, *arguments)
     assert (code, out) == (2, "")
     assert said in err
     assert list(here.iterdir()) == []
 
 
-def test_a_study_of_one_optimizer_says_why_it_has_no_verdict(command, study_of, here):
+def test_study_of_one_optimizer_explains_the_missing_verdict(command, study_of, here):
     code, _, err = command("figure", study_of("single-cell").uri, "verdict")
     assert code == 2
     assert "With one optimizer there is nothing to compare it with" in err
 
 
-def test_the_record_of_a_study_is_not_written_over(command, study_of):
+def test_study_record_is_not_overwritten(command, study_of):
     target = f"{study_of('landscape').path}/runs/map.csv"
     code, _, err = command("figure", study_of("landscape").uri, "robustness", "-o", target)
     assert code == 2
@@ -164,7 +164,7 @@ ADDED = Exhibit(
 )
 
 
-def test_an_exhibit_that_is_added_to_the_catalogue_is_in_every_face(command, study_of, here, monkeypatch):
+def test_new_exhibit_appears_in_every_interface(command, study_of, here, monkeypatch):
     monkeypatch.setattr(catalogue, "EXHIBITS", (*catalogue.EXHIBITS, ADDED))
     study = study_of("one-batch-size")
     report = write_report([study])
@@ -184,7 +184,7 @@ def test_an_exhibit_that_is_added_to_the_catalogue_is_in_every_face(command, stu
     assert (code, "Seeds of this one are not counted." in err) == (2, True)
 
 
-def test_the_data_can_be_read_by_any_reader_of_csv(command, study_of, here):
+def test_data_are_readable_by_csv_readers(command, study_of, here):
     assert command("figure", study_of("random").uri, "scaling", "-o", "scaling.csv")[0] == 0
     text = Path("scaling.csv").read_bytes().decode("utf-8")
     header, *found = csv.reader(io.StringIO(text))

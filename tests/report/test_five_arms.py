@@ -1,4 +1,4 @@
-"""A study of five optimizers and an axis of the whole study, from its file to its report, trained for real."""
+"""A study of five optimizers and a study-wide axis, from its file to its report, with real training."""
 
 import runpy
 import tomllib
@@ -18,12 +18,12 @@ from sensitivity.training.problems import load_problem
 
 synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "analysis" / "synthetic.py")))
 RATE = 0.025
-"""One-sided, of all claims of a study that is looked at once."""
+"""One-sided error rate of all claims of a study that is looked at once."""
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The shipped study of five optimizers with few steps, and a box of SGD's that is far too wide."""
+    """The shipped study of five optimizers with few steps, and with a box for SGD that is far too wide."""
     folder = tmp_path_factory.mktemp("five")
     raw = tomllib.loads(shipped()["optimizers_digits"].read_text())
     raw |= {"batch_sizes": [32], "seeds": 12, "budget": {"steps": 8}, "targets": {"train_loss": [2.2]}}
@@ -47,7 +47,7 @@ def open_study(study):
     return opened(study)
 
 
-def test_every_pair_is_judged_and_all_claims_share_the_error_rate_by_holms_procedure(open_study):
+def test_all_pairs_share_the_error_rate_by_holm(open_study):
     claims = open_study.results.claims
     questions = Counter((c.verdict.candidate, c.verdict.reference) for c in claims)
     assert len(questions) == 10
@@ -58,7 +58,7 @@ def test_every_pair_is_judged_and_all_claims_share_the_error_rate_by_holms_proce
     assert made, "SGD seldom reaches the target, the others always do"
     assert {c.verdict.reference for c in made} == {"sgd"}
     assert {c.verdict.answer for c in made} == {"better"}
-    # Holm 1979: of m open claims each is tested at 1/m of the rate, and what stays open was tested last.
+    # Holm 1979: of m open claims each is tested at 1/m of the rate; the claims still open were tested last.
     assert {c.rate for c in opened_claims} == {RATE / len(opened_claims)}
     left = len(claims)
     for rate, count in sorted(Counter(c.rate for c in made).items()):
@@ -66,7 +66,7 @@ def test_every_pair_is_judged_and_all_claims_share_the_error_rate_by_holms_proce
         left -= count
 
 
-def test_the_report_has_all_five_and_every_axis(study):
+def test_report_has_all_five_optimizers_and_every_axis(study):
     page = write_report([study]).html
     for words in ("SGD", "AdamW", "K-FAC", "Muon", "SOAP", "model width"):
         assert words in page

@@ -1,4 +1,4 @@
-"""What the page says of every kind of study, and what it is made of."""
+"""Text and figures of the page for every kind of study."""
 
 import base64
 import csv
@@ -13,7 +13,7 @@ import pytest
 
 from sensitivity.figures.data import Data
 from sensitivity.figures.sections import SECTIONS
-from sensitivity.figures.theme import ANY, DARK, LIGHT, colours
+from sensitivity.figures.theme import DARK, LIGHT, PLACEHOLDER, colours
 from sensitivity.report import render_report, write_report
 from sensitivity.report.embed import in_theme
 from sensitivity.store.directory import place
@@ -73,20 +73,20 @@ PARAGRAPHS = re.compile('<p class="nothing">(.*?)</p>')
 
 
 def packed(page, name):
-    """What a script element holds, as page.js unpacks it."""
+    """Return the content of a script element, unpacked as in page.js."""
     (data,) = re.findall(rf'id="packed-{name}">([^<]*)</script>', page)
     return gzip.decompress(base64.b64decode(data)).decode()
 
 
 @pytest.mark.parametrize("case", SAYS)
-def test_every_kind_of_study_has_a_report_that_says_what_it_can_and_cannot(case, report_of):
+def test_report_of_every_kind_of_study(case, report_of):
     report = report_of(case)
     said, figures = SAYS[case]
     for text in said:
         assert text in html.unescape(report.html)
     for paragraphs in map(PARAGRAPHS.findall, report.html.split("<section")):
-        assert len(paragraphs) == len(set(paragraphs)), "why there is nothing to show is said once a section"
-    for heading in [section.title for section in SECTIONS[1:]] + ["Where this comes from"]:
+        assert len(paragraphs) == len(set(paragraphs)), "reasons for missing figures appear once per section"
+    for heading in [section.title for section in SECTIONS[1:]] + ["Provenance"]:
         assert f"<h2>{heading}</h2>" in report.html
     for figure in figures.split():
         assert (figure[1:] in report.figures) is (figure[0] == "+"), figure
@@ -95,7 +95,7 @@ def test_every_kind_of_study_has_a_report_that_says_what_it_can_and_cannot(case,
 
 
 @pytest.mark.parametrize("case", ["landscape", "mixed", "random"])
-def test_every_figure_travels_with_its_n_and_its_data(case, report_of):
+def test_every_figure_has_its_n_and_its_data(case, report_of):
     report = report_of(case)
     shared = json.loads(packed(report.html, "shared"))
     assert shared["config"]["showSendToCloud"] is False
@@ -111,8 +111,8 @@ def test_every_figure_travels_with_its_n_and_its_data(case, report_of):
             assert f'data-take="{kind}" data-figure="{name}"' in report.html
 
 
-def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
-    """Ids that only a dashboard's clicks ask for, and data that another figure has already brought."""
+def test_page_contains_no_unused_data(report_of):
+    """Ids that only clicks in a dashboard use, and data that another figure already has, are left out."""
     report = report_of("landscape")
     assert not any("customdata" in figure for figure in report.figures.values())
     tables = [packed(report.html, name) for name in re.findall(r'id="packed-(data-[^"]*)"', report.html)]
@@ -122,19 +122,19 @@ def test_what_a_page_has_no_use_for_is_not_in_it(report_of):
     assert len(report.html) < 3e6
 
 
-def test_values_behind_tabs_are_shown_with_the_first_of_the_others(report_of):
+def test_tabbed_values_use_the_first_value_of_other_options(report_of):
     curves = [name.removeprefix("curves-") for name in report_of("landscape").figures if name.startswith("curves-")]
     others = ["test_accuracy-best", "test_loss-best", "train_accuracy-best"]
     assert curves == ["train_loss-best", "train_loss-median", "train_loss-diverged", *others]
 
 
-def test_of_very_many_cells_two_metrics_are_drawn_and_the_page_says_so(study_of, monkeypatch):
-    monkeypatch.setattr("sensitivity.report.exhibits._MOST_CELLS", 10)
+def test_only_two_metrics_are_drawn_for_very_many_cells(study_of, monkeypatch):
+    monkeypatch.setattr("sensitivity.report.exhibits._MAX_CELLS", 10)
     report = write_report([study_of("one-batch-size")])
     drawn = {name.split("-")[1] for name in report.figures if name.startswith("robustness-")}
     assert drawn == {"test_accuracy", "train_loss"}
     assert not any(name.startswith("curves-test_loss") for name in report.figures)
-    assert report.html.count("test loss and training accuracy are left out here") == 2, "of maps and of curves"
+    assert report.html.count("test loss and training accuracy are left out here") == 2, "for maps and for curves"
 
 
 def test_maps_of_all_optimizers_share_one_colour_scale(report_of):
@@ -145,7 +145,7 @@ def test_maps_of_all_optimizers_share_one_colour_scale(report_of):
     assert axes[0]["cmin"] == axes[1]["cmin"] < axes[0]["cmax"] == axes[1]["cmax"]
 
 
-def test_the_verdict_and_its_evidence_come_before_anything_else(report_of):
+def test_report_begins_with_the_verdict_and_its_evidence(report_of):
     page = report_of("landscape").html
     places = [
         page.index(text)
@@ -159,7 +159,7 @@ def test_the_verdict_and_its_evidence_come_before_anything_else(report_of):
     )
 
 
-def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
+def test_adaptive_search_is_refused_for_unbiased_estimates(synthetic, study_of):
     study = read_study(study_of("random"))
     spec = synthetic.make_spec(
         optimizers={
@@ -177,7 +177,7 @@ def test_a_search_that_seeks_success_is_refused_in_words(synthetic, study_of):
     assert not {"success-contours", "best-of-k-trials", "importance"} & set(report.figures)
 
 
-def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_edge_is(synthetic, tmp_path):
+def test_best_setting_at_a_search_bound_is_reported_like_a_grid_edge(synthetic, tmp_path):
     arm = {"lr": {"log": [0.01, 1.0]}, "design": "random", "samples": 64}
     spec = synthetic.make_spec(
         optimizers={"sgd": {"kind": "sgd", **arm}, "kfac": {"kind": "kfac", **arm, "damping": 0.1}},
@@ -197,7 +197,7 @@ def test_a_best_setting_at_the_bound_of_its_search_box_is_said_wherever_a_grids_
     assert "extend: higher learning rate" in report.figures["robustness-train_loss-sgd"]
 
 
-def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, tmp_path):
+def test_confirmation_runs_are_used_for_judging_only(synthetic, tmp_path):
     spec = synthetic.make_spec(targets={"train_loss": [1.0]}, batch_sizes=[32])
     study = read_study(
         synthetic.write_study(tmp_path, spec, lambda t: synthetic.run(t, [2.0, 0.3 + dict(t.hyperparameters)["lr"]]))
@@ -218,7 +218,7 @@ def test_runs_that_confirm_winners_judge_them_and_enter_nothing_else(synthetic, 
     assert "56 planned runs" in after.html
 
 
-def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
+def test_several_studies_are_shown_together_and_separately(report_of):
     report = report_of("landscape", "random")
     assert "The studies side by side" in report.html
     assert "synthetic (1)" in report.html
@@ -230,7 +230,7 @@ def test_several_studies_stand_side_by_side_and_each_by_itself(report_of):
     assert len(ids) == len(set(ids))
 
 
-def test_an_empty_plan_says_so(study_of):
+def test_empty_plan_is_reported(study_of):
     study = read_study(study_of("complete"))
     empty = replace(study, runs=study.runs.iloc[:0], curves=study.curves.iloc[:0], unplanned=108)
     page = render_report([empty]).html
@@ -238,12 +238,12 @@ def test_an_empty_plan_says_so(study_of):
     assert "108 further runs are kept" in page
 
 
-def test_a_folder_without_a_study_is_a_storage_error(tmp_path):
+def test_folder_without_a_study_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="no study here"):
         write_report([place(str(tmp_path))])
 
 
-def test_text_from_outside_is_escaped(synthetic, tmp_path):
+def test_text_from_users_is_escaped(synthetic, tmp_path):
     hostile = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
     page = write_report(
         [
@@ -254,10 +254,10 @@ def test_text_from_outside_is_escaped(synthetic, tmp_path):
     ).html
     assert "<img" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "<script>alert(" not in page, "of the description, or of a run's message"
+    assert "<script>alert(" not in page, "from the description, or from a run's message"
 
 
-def test_the_best_cells_values_are_in_the_table(report_of):
+def test_table_has_the_values_of_the_best_cells(report_of):
     rows = re.findall(r"<tr>(.*?)</tr>", report_of("complete").html)
     best = [re.sub(r"<[^>]+>", "|", row) for row in rows if "SGD" in row and "learning rate" in row and "3/3" in row]
     # SGD at lr 0.01: losses 0.11, 0.16, 0.21; accuracy 1 / (1 + loss) - 0.01, median 0.852.
@@ -265,7 +265,7 @@ def test_the_best_cells_values_are_in_the_table(report_of):
     assert "85.2%" in best[0]
 
 
-def test_the_page_is_one_small_file_of_its_own(report_of):
+def test_page_is_one_small_self_contained_file(report_of):
     page = report_of("landscape").html
     assert len(page) < 3_000_000
     head = page.split('<script type="text/plain"')[0]
@@ -273,24 +273,24 @@ def test_the_page_is_one_small_file_of_its_own(report_of):
     assert "default-src 'none'" in page
 
 
-def test_stand_in_colours_become_each_themes(report_of):
+def test_placeholder_colours_become_those_of_the_theme(report_of):
     text = report_of("landscape").figures["scaling-steps"]
-    assert any(colour in text for colour in colours(ANY))
+    assert any(colour in text for colour in colours(PLACEHOLDER))
     for theme in (LIGHT, DARK):
         drawn = in_theme(text, theme)
-        assert not any(colour in json.dumps(drawn) for colour in colours(ANY))
+        assert not any(colour in json.dumps(drawn) for colour in colours(PLACEHOLDER))
         assert drawn["data"][1]["line"]["color"] == theme.category(0)
         assert drawn["layout"]["template"]["layout"]["paper_bgcolor"] == theme.paper
-    assert len({*colours(ANY)}) == len(colours(LIGHT)) == len(colours(DARK))
+    assert len({*colours(PLACEHOLDER)}) == len(colours(LIGHT)) == len(colours(DARK))
 
 
-def test_csv_keeps_its_digits_and_says_what_is_missing():
+def test_csv_keeps_digits_and_marks_missing_values():
     data = Data(columns=("a", "b"), rows=[(0.1 + 0.2, 'x, "y"'), (float("nan"), None), (float("inf"), 3)])
     assert data.fields() == [["a", "b"], ["0.3", '"x, ""y"""'], ["", ""], ["inf", "3"]]
     assert list(csv.reader(",".join(row) for row in data.fields()))[1] == ["0.3", 'x, "y"']
 
 
-def test_a_run_that_was_stopped_early_stays_in_the_denominators(study_of):
+def test_run_stopped_early_stays_in_the_denominators(study_of):
     study = read_study(study_of("one-batch-size"))
     one = study.runs.index == 5
     stopped = replace(study, runs=study.runs.assign(status=study.runs["status"].mask(one, "stopped")))

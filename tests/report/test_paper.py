@@ -1,4 +1,4 @@
-"""What a paper takes from a study: figures at the width of a column, tables, methods and references."""
+"""Parts of a paper from a study: figures at column width, tables, methods and references."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ from sensitivity.figures.theme import LIGHT
 from sensitivity.report.latex import booktabs, cited, escaped
 from sensitivity.report.methods import methods
 from sensitivity.report.paper import write_paper
-from sensitivity.report.paper_figures import WIDTHS, caption, of_width
+from sensitivity.report.paper_figures import WIDTHS, caption, resized
 
 
 @pytest.fixture
@@ -28,24 +28,24 @@ def results(study_of):
 
 
 @pytest.mark.parametrize("name", [exhibit.name for exhibit in catalogue.EXHIBITS if exhibit.in_paper])
-def test_a_figure_has_the_width_and_the_letters_of_print_and_no_title(results, name):
+def test_figure_has_print_width_and_font_size_and_no_title(results, name):
     figure = catalogue.show(results, name).figure(LIGHT)
     for inches in WIDTHS:
-        made = of_width(figure, inches)
+        made = resized(figure, inches)
         assert made.layout.width == pytest.approx(96 * inches)
         assert made.layout.height <= 96 * 9.9
         assert made.layout.title.text is None
         assert made.layout.font.size == pytest.approx(8 * 96 / 72), "eight points"
         domains = [(x.domain, y.domain) for x, y in zip(made.select_xaxes(), made.select_yaxes(), strict=True)]
-        assert len(set(domains)) == len(domains), "no two panels on one place"
+        assert len(set(domains)) == len(domains), "no two panels in the same place"
         if inches < 4:
-            assert len({x for x, _ in domains}) <= 1, "one panel a row in a column"
+            assert len({x for x, _ in domains}) <= 1, "one panel per row in a column"
     said = caption(figure)
     assert "n = " in said
     assert "<" not in said.replace("<=", "")
 
 
-def test_the_pages_of_figures_are_as_wide_as_stated_and_nothing_is_cut_off(command, study_of, tmp_path, monkeypatch):
+def test_figure_pages_have_the_stated_width_and_no_clipping(command, study_of, tmp_path, monkeypatch):
     pdfium = pytest.importorskip("pypdfium2")
     if not Path("/usr/bin/chromium").exists():
         pytest.skip("no Chromium")
@@ -91,7 +91,7 @@ DOCUMENT = r"""
 
 
 def printed(folder, parts):
-    """Compile a document of `parts` with nothing but booktabs and graphicx; return its text and its pages."""
+    """Compile a document of `parts` with only booktabs and graphicx; return its text and its pages."""
     if shutil.which("pdflatex") is None or shutil.which("bibtex") is None:
         pytest.skip("no pdfLaTeX (Debian: apt-get install texlive-latex-recommended)")
     pdfium = pytest.importorskip("pypdfium2")
@@ -102,14 +102,14 @@ def printed(folder, parts):
         assert done.returncode == 0, done.stdout[-2000:]
     log = (folder / "all.log").read_text(errors="replace")
     faults = [line for line in log.splitlines() if re.match("Overfull|LaTeX Warning|Missing character", line)]
-    assert faults == [], "beyond the margin, too large for a page, or not told"
+    assert faults == [], "beyond the margin, too large for a page, or a missing character"
     pages = list(pdfium.PdfDocument(folder / "all.pdf"))
     text = " ".join(page.get_textpage().get_text_range() for page in pages)
     return " ".join(text.replace("\x02", "").split()), pages
 
 
-def test_what_a_paper_takes_compiles_and_stays_on_the_page(results, tmp_path, monkeypatch):
-    """And whatever a name or a message of a user's holds is printed, or told by its number."""
+def test_paper_parts_compile_and_fit_the_page(results, tmp_path, monkeypatch):
+    """Any characters in names and messages of users are printed, or replaced by their code points."""
     monkeypatch.setattr(catalogue, "EXHIBITS", ())  # without figures it needs no browser
     files = [file.path for file in write_paper(results, tmp_path)]
     odd = [
@@ -137,7 +137,7 @@ def test_what_a_paper_takes_compiles_and_stays_on_the_page(results, tmp_path, mo
         assert seen[:, -40:].min() > 200
 
 
-def test_the_methods_have_every_fact_of_the_protocol(results):
+def test_methods_have_every_fact_of_the_protocol(results):
     text = " ".join(methods(results))
     for fact in (
         "batch sizes 32 and 128", "4 seeds", "20 epochs", "learning rate 0.01 to 3 (log)", "damping 0.0001 to 1 (log)",

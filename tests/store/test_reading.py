@@ -224,7 +224,7 @@ def test_a_large_study_file_is_not_parsed(make):
 
 _FILLED = {}
 """A study's files, written once for all examples."""
-ANY = {
+PLACEHOLDER = {
     "float": st.floats(width=64) | st.sampled_from([1e308, -0.0, math.nan, math.inf]),
     "int": st.integers(-(2**63), 2**63 - 1),
     "text": st.text(max_size=8) | st.sampled_from(["completed", "sgd", "kfac", "x" * 10**5]),
@@ -234,10 +234,10 @@ ANY = {
 
 def any_value(kind):
     if pa.types.is_floating(kind):
-        return ANY["float"]
+        return PLACEHOLDER["float"]
     if pa.types.is_boolean(kind):
-        return ANY["bool"]
-    return ANY["int"] if pa.types.is_integer(kind) or pa.types.is_timestamp(kind) else ANY["text"]
+        return PLACEHOLDER["bool"]
+    return PLACEHOLDER["int"] if pa.types.is_integer(kind) or pa.types.is_timestamp(kind) else PLACEHOLDER["text"]
 
 
 def changed(table, what, which, row, draw):

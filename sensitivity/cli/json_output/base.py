@@ -1,4 +1,4 @@
-"""What all outputs share: ``schema_version`` first, no key that is not declared, null for NaN and infinity."""
+"""Conventions of all outputs: ``schema_version`` first, no undeclared key, null for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def _finite(value: Any) -> Any:
 
 
 Number = Annotated[float | None, BeforeValidator(_finite)]
-"""A number that there may not be; null for NaN and infinity, which JSON lacks."""
+"""A number that may be missing; null for NaN and infinity, which JSON lacks."""
 Count = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
-    """An object within an output. Its numbers are finite, unless they are of type ``Number``."""
+    """An object within an output. Its numbers are finite, except those of type ``Number``."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -34,13 +34,13 @@ class Part(BaseModel):
 class Output(Part):
     """An object that a command prints.
 
-    A new key leaves ``schema_version`` as it is. It rises where a key is removed or renamed, or changes its meaning or
-    its unit; the command's own model then declares the new number.
+    A new key leaves ``schema_version`` unchanged. It increases when a key is removed or renamed, or changes its meaning
+    or its unit; the command's own model then declares the new number.
     """
 
     schema_version: Literal[1] = Field(
         default=1,
-        description="Version of this format. It rises when a key is removed, renamed, or changes its meaning.",
+        description="Version of this format. It increases when a key is removed, renamed, or changes its meaning.",
     )
 
 

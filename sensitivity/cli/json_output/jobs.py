@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 class JobOutput(Output):
     """A study as a job of a Ray cluster."""
 
-    id: str = Field(description="Name of the job, as `status`, `logs` and `stop` take it.")
+    id: str = Field(description="Id of the job, as `status`, `logs` and `stop` expect it.")
     status: str = Field(description="PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, as Ray names them.")
-    message: str = Field(description="What Ray says of the status; may be empty.")
-    study: str = Field(description="Name of the study; empty for a job that is none.")
-    storage: str = Field(description="Path or URI below which its study directory is; empty for a job that is none.")
-    spec_hash: str = Field(description="Hash of the study file; empty for a job that is none.")
+    message: str = Field(description="Ray's message on the status; may be empty.")
+    study: str = Field(description="Name of the study; empty if the job runs none.")
+    storage: str = Field(description="Path or URI below which its study directory is; empty if the job runs none.")
+    spec_hash: str = Field(description="Hash of the study file; empty if the job runs none.")
     started_at: float | None = Field(description="Start in seconds since the epoch (UTC); null before it.")
     ended_at: float | None = Field(description="End in seconds since the epoch (UTC); null before it.")
 
 
 class SubmitOutput(JobOutput):
-    """The job that `submit` made."""
+    """The job that `submit` created."""
 
     files: Count = Field(description="Files that were sent.")
     bytes: Count = Field(description="Their size in bytes.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class CostPart(Part):
-    """What one run costs in a pack of the chosen size, as measured on this machine."""
+    """Cost of one run in a pack of the chosen size, as measured on this machine."""
 
     steps: Count = Field(description="Optimizer steps of a run.")
     flops: float = Field(description="Floating-point operations of a run's training, gradients and optimizer.")
@@ -31,23 +31,21 @@ class PriceLinePart(Part):
     optimizer: str = Field(description="Name of the optimizer in the study file.")
     batch_size: Count = Field(description="Batch size in examples.")
     planned: Count = Field(description="Runs in the plan.")
-    missing: Count = Field(description="Runs in the plan without a result; the price is theirs.")
-    cost: CostPart = Field(description="What one run costs in a pack of the fastest size.")
+    missing: Count = Field(description="Runs in the plan without a result; the price covers these.")
+    cost: CostPart = Field(description="Cost of one run in a pack of the fastest size.")
     limit: float | None = Field(
-        description="Device-seconds after which a search with a time limit ends, its last round included; null without."
+        description="Device-seconds after which a search with a time limit ends, its last round included; else null."
     )
-    estimated: bool = Field(
-        description="Whether `planned` and `missing` are what a search is likely to reach within its time limit."
-    )
+    estimated: bool = Field(description="Whether `planned` and `missing` are estimates for a search with a time limit.")
     device_seconds: float = Field(description="Device-seconds of the missing runs.")
     pack_size: Count = Field(description="Runs in a pack as `run` trains them.")
 
 
 class PlanOutput(Output):
-    """What a study would run, and what that costs on this machine."""
+    """The missing runs of a study, and their cost on this machine."""
 
     study: str = Field(description="Name of the study.")
-    workers: Count = Field(description="Packs trained at a time.")
+    workers: Count = Field(description="Packs trained in parallel.")
     device_seconds: float = Field(description="Device-seconds of all missing runs.")
     wall_seconds: float = Field(
         description="Seconds that `run` takes at most with these workers, without the start of Ray."

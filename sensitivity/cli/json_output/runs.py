@@ -21,15 +21,15 @@ class ComparisonPart(Part):
     batch_size: Count = Field(description="Batch size in examples.")
     runs: Count = Field(description="Runs that were trained again.")
     steps: Count = Field(description="Steps for which they were trained again.")
-    of_steps: Count = Field(description="Steps of their training.")
-    unlike: str = Field(description='Why losses may differ, such as "on another machine than NAME"; empty if not.')
+    of_steps: Count = Field(description="Total steps of their training.")
+    unlike: str = Field(description='Why losses may differ, such as "on another machine than NAME"; or empty.')
     largest: Number = Field(description="Largest relative difference of a loss; null if it is infinite.")
-    faults: tuple[str, ...] = Field(description="What differs and should not, a text for each run; empty if nothing.")
-    seconds: float = Field(description="Seconds that training again took.")
+    faults: tuple[str, ...] = Field(description="Unexpected differences, one text per run; empty if there are none.")
+    seconds: float = Field(description="Seconds taken to train them again.")
     sentence: str = Field(description="The result in words.")
     host: str = Field(description="Name of the machine on which they were trained again.")
     code_version: str = Field(description="Version of the code with which they were trained again.")
-    at: float = Field(description="When that was, in seconds since the epoch (UTC).")
+    at: float = Field(description="When they were trained again, in seconds since the epoch (UTC).")
 
 
 class VerifyOutput(ComparisonPart, Output):
@@ -37,7 +37,7 @@ class VerifyOutput(ComparisonPart, Output):
 
 
 class RunOutput(Output):
-    """How a study stands at the end of `run`."""
+    """State of a study at the end of `run`."""
 
     study: str = Field(description="Name of the study.")
     directory: str = Field(description="Path or URI of the study directory.")
@@ -46,7 +46,7 @@ class RunOutput(Output):
     causes: dict[str, Count] = Field(
         description="Messages of failed and interrupted runs with their counts: the three most frequent."
     )
-    interrupted: bool = Field(description="Whether the command was stopped; the same command goes on from there.")
+    interrupted: bool = Field(description="Whether the command was stopped; the same command resumes it.")
     determinism: ComparisonPart | None = Field(
         description="Some runs trained again by the last command that trained any; null without a readable record."
     )
@@ -71,7 +71,7 @@ def run_output(outcome: Outcome) -> RunOutput:
 
 
 def _recorded(content: dict[str, Any]) -> ComparisonPart | None:
-    """Return a comparison as study.json has it; None if another version wrote it otherwise: it costs no result."""
+    """Return a comparison stored in study.json; None if another version wrote it in another format."""
     try:
         return ComparisonPart.model_validate({name: content.get(name) for name in ComparisonPart.model_fields})
     except ValidationError:

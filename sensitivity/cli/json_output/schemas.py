@@ -1,4 +1,4 @@
-"""The JSON Schema (draft 2020-12) of each output, as ``docs/json/`` has it.
+"""The JSON Schema (draft 2020-12) of each output, as stored in ``docs/json/``.
 
 ``python -m sensitivity.cli.json_output.schemas FOLDER`` writes them.
 """
@@ -34,11 +34,11 @@ OUTPUTS: Mapping[str, TypeAdapter[Any]] = MappingProxyType(
         "status": TypeAdapter(JobOutput | tuple[JobOutput, ...]),
     }
 )
-"""What each command with ``--json`` prints."""
+"""Output type of each command with ``--json``."""
 
 
 class _Schemas(GenerateJsonSchema):
-    """Schemas without titles of keys, which would repeat their names, and without defaults, as every key is printed."""
+    """Schemas without key titles, which would repeat the key names, and without defaults, as every key is printed."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -48,13 +48,13 @@ class _Schemas(GenerateJsonSchema):
 
 
 def schema(command: str) -> dict[str, Any]:
-    """Return the schema of what a command prints with ``--json``."""
+    """Return the schema of a command's output with ``--json``."""
     generated = OUTPUTS[command].json_schema(mode="serialization", schema_generator=_Schemas)
     return {"$schema": _Schemas.schema_dialect, **generated, "title": f"sensitivity {command} --json"}
 
 
 def files() -> dict[str, str]:
-    """Return the schema files: their content by name."""
+    """Return the schema files: file name -> content."""
     return {f"{command}.schema.json": json.dumps(schema(command), indent=2) + "\n" for command in OUTPUTS}
 
 

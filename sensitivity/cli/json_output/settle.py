@@ -1,4 +1,4 @@
-"""The outputs of ``settle --json`` and ``settle --dry-run --json``; ``verdict --json`` holds a part of the first."""
+"""The outputs of ``settle --json`` and ``settle --dry-run --json``; ``verdict --json`` contains a part of the first."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 class SettledPart(Part):
     """The settled answer to one question about one pair of optimizers."""
 
-    question: Question = Field(description="scaling, or sensitivity.")
+    question: Question = Field(description="scaling or sensitivity.")
     candidate: str = Field(description="Name of the optimizer that the answer is about.")
     reference: str = Field(description="Name of the optimizer that it is compared with.")
     answer: SettledAnswer = Field(
-        description="Of the candidate. undetermined: not within the budget; blocked: no budget would do, as it is."
+        description="For the candidate. undetermined: not within the budget; blocked: no budget would be enough."
     )
     direction: Literal["better", "worse", "undetermined"] = Field(
         description="Which one is ahead, whether or not by the margin."
     )
     estimate: Number = Field(
-        description="Candidate over reference: of critical batch sizes, or of expected trials; null without one."
+        description="Candidate over reference: of critical batch sizes, or of expected trials; null if unknown."
     )
-    interval: tuple[Number, Number] = Field(description="Its two ends, valid at any look; null for one without bound.")
+    interval: tuple[Number, Number] = Field(description="Its two ends, valid at any look; null for an unbounded end.")
     level: float = Field(description="Level of the interval over all looks.")
-    error_rate: float = Field(description="Probability of a false claim at any moment at which it may stop.")
-    margin: float = Field(description="Ratio up to which the two are as good as equal, above 1.")
+    error_rate: float = Field(description="Probability of a false claim, whenever the settlement stops.")
+    margin: float = Field(description="Ratio up to which the two count as equivalent, above 1.")
     looks: Count = Field(description="Looks taken.")
-    observations: Count = Field(description="Judging seeds, or blocks of draws, that the answer rests on.")
+    observations: Count = Field(description="Number of judging seeds, or of blocks of draws, behind the answer.")
     next_look_runs: Count | None = Field(description="Runs of the next look; null if none is left or needed.")
     says: str = Field(description="The answer in words.")
     reason: str = Field(description="Why it is undetermined or blocked; empty otherwise.")
@@ -44,52 +44,52 @@ class SettledPart(Part):
 class StepPart(Part):
     """A step of the ledger."""
 
-    number: Count = Field(description="From 1.")
+    number: Count = Field(description="Number of the step, from 1.")
     phase: Phase = Field(description="What the step is for.")
-    why: str = Field(description="Why it was taken.")
-    shown: str = Field(description="What it showed; empty of a step without runs.")
+    why: str = Field(description="Why the step was taken.")
+    shown: str = Field(description="What the step showed; empty for a step without runs.")
     runs: dict[str, Count] = Field(description="Runs by optimizer.")
-    device_seconds: float = Field(description="Device-seconds that they took.")
-    flops: float = Field(description="Floating-point operations that they took.")
+    device_seconds: float = Field(description="Device-seconds of these runs.")
+    flops: float = Field(description="Floating-point operations of these runs.")
 
 
 class SettlementPart(Part):
-    """How far a study has been settled."""
+    """State of a study's settlement."""
 
-    declaration: str = Field(description="Hash of what was declared before the first run.")
-    freeze: str | None = Field(description="Hash of what was fixed before the judging runs; null before that.")
-    ended: bool = Field(description="Whether there are answers; those of a budget that has ended may change.")
+    declaration: str = Field(description="Hash of the declaration made before the first run.")
+    freeze: str | None = Field(description="Hash of the choices fixed before the judging runs; null before that.")
+    ended: bool = Field(description="Whether there are answers; if a budget ended, they may change.")
     stopped: str = Field(description="Why it was stopped before its end; empty if it was not.")
     answers: tuple[SettledPart, ...] = Field(description="In the order of the declared claims; empty before the end.")
-    runs: Count = Field(description="Runs that all steps took.")
+    runs: Count = Field(description="Runs of all steps.")
     grid_runs: Count = Field(description="Runs of the study file's own design.")
-    device_seconds: float = Field(description="Device-seconds that all steps took.")
-    flops: float = Field(description="Floating-point operations that all steps took.")
+    device_seconds: float = Field(description="Device-seconds of all steps.")
+    flops: float = Field(description="Floating-point operations of all steps.")
 
 
 class SettleOutput(Output):
-    """How a study's settlement stands at the end of `settle`."""
+    """State of a study's settlement at the end of `settle`."""
 
     study: str = Field(description="Name of the study.")
-    settlement: SettlementPart = Field(description="The answers, and what they took.")
+    settlement: SettlementPart = Field(description="The answers and their cost.")
     steps: tuple[StepPart, ...] = Field(description="The ledger.")
-    interrupted: bool = Field(description="Whether the command was stopped; the same command goes on from there.")
+    interrupted: bool = Field(description="Whether the command was stopped; the same command resumes it.")
 
 
 class NextStepOutput(Output):
-    """What `settle` would do next."""
+    """The next step of `settle`."""
 
     study: str = Field(description="Name of the study.")
-    number: Count | None = Field(description="Of the step, from 1; null where the settlement has ended.")
-    phase: Phase | None = Field(description="What the step is for; null where the settlement has ended.")
-    why: str = Field(description="Why it would be taken; empty where the settlement has ended.")
+    number: Count | None = Field(description="Number of the step, from 1; null if the settlement has ended.")
+    phase: Phase | None = Field(description="What the step is for; null if the settlement has ended.")
+    why: str = Field(description="Why it would be taken; empty if the settlement has ended.")
     runs: dict[str, Count] = Field(description="Runs by optimizer.")
-    device_seconds: float | None = Field(description="Device-seconds on this machine; null of a step without runs.")
-    wall_seconds: float | None = Field(description="The same with all workers at a time; null of a step without runs.")
+    device_seconds: float | None = Field(description="Device-seconds on this machine; null for a step without runs.")
+    wall_seconds: float | None = Field(description="Elapsed seconds with all workers; null for a step without runs.")
 
 
 def settlement_part(ledger: Ledger) -> SettlementPart:
-    """Return what is printed of a settlement."""
+    """Return the output for a settlement."""
     settlement, cost = ledger.settlement, ledger.cost
     return SettlementPart(
         declaration=ledger.declared.hash,

@@ -20,14 +20,14 @@ class StudyOutput(Output):
     diverged: Count = Field(description="Runs whose loss was not finite, or above the divergence bound.")
     stopped: Count = Field(description="Runs that were stopped early for being worse than their pack's median.")
     failed: Count = Field(description="Runs whose code raised an error; not retried.")
-    interrupted: Count = Field(description="Runs under which the machine failed; the next `run` retries them.")
+    interrupted: Count = Field(description="Runs that ended because the machine failed; the next `run` retries them.")
     settlement: Standing | None = Field(
-        description="How far `settle` has come, whose runs are none of the plan: under_way, stopped by a budget,"
-        " settled, or open at its end. Null where nobody has begun."
+        description="State of the settlement, whose runs are not part of the plan: under_way, stopped by a budget,"
+        " settled, or open at its end. Null if it has not begun."
     )
-    settlement_runs: Count = Field(description="Runs that its steps took.")
+    settlement_runs: Count = Field(description="Runs of the settlement.")
     settlement_by_status: dict[Status, Count] = Field(
-        description="Number of its runs by status, without those that none has; empty where it has no runs."
+        description="Number of the settlement's runs by status, without statuses that have none."
     )
 
 

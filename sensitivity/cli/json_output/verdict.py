@@ -31,10 +31,10 @@ class EffectPart(Part):
         " a setting works. Null without an estimate."
     )
     interval: tuple[Number, Number] | None = Field(
-        description="Its two ends, null for an end without a bound; null without an interval."
+        description="Its two ends, null for an unbounded end; null if there is no interval."
     )
-    level: float = Field(description="Level of the interval, such as 0.975; that of a settlement holds at any look.")
-    n: Count = Field(description="Number of what `of` names.")
+    level: float = Field(description="Level of the interval, such as 0.975; for a settlement it holds at any look.")
+    n: Count = Field(description="Number of the units named by `of`.")
     of: str = Field(description="What n counts, such as seeds.")
 
 
@@ -46,12 +46,12 @@ class ReasonPart(Part):
 
 
 class RemedyPart(Part):
-    """What would settle a question, with its cost."""
+    """A step that would settle a question, with its cost."""
 
     code: str = Field(description="Stable name of the kind of remedy, such as seeds.")
     text: str = Field(description="The remedy in words.")
-    runs: Count = Field(description="Runs that it takes.")
-    device_seconds: Number = Field(description="Device-seconds that they take; null where the study can't tell.")
+    runs: Count = Field(description="Runs that it needs.")
+    device_seconds: Number = Field(description="Device-seconds of these runs; null if unknown.")
 
 
 class AnswerPart(Part):
@@ -64,32 +64,32 @@ class AnswerPart(Part):
     candidate: str = Field(description="Name of the optimizer that the answer is about.")
     reference: str = Field(description="Name of the optimizer that it is compared with.")
     answer: SettledAnswer = Field(
-        description="Of the candidate; better means that it scales further, or is less sensitive. blocked: no budget"
-        " would settle the study as it is."
+        description="For the candidate; better means that it scales further, or is less sensitive. blocked: no budget"
+        " would settle the study as declared."
     )
     source: Literal["design", "settlement"] = Field(
-        description="Which runs the answer rests on: those of the study file's own design, or those of `settle`, whose"
-        " answer counts where it was asked the question."
+        description="Runs behind the answer: those of the study file's own design, or those of `settle`, whose answer"
+        " takes precedence if it covered the question."
     )
     role: Role = Field(
         description="primary: the claim that the study declares; confirmatory: one of several that share the error"
-        " rate; exploratory: outside of it."
+        " rate; exploratory: neither of these."
     )
     error_rate: float = Field(
-        description="Probability of a false claim: one-sided, or of a settlement at any moment at which it may stop; 0"
-        " where nothing may be claimed."
+        description="Probability of a false claim: one-sided, or for a settlement whenever it stops; 0 if nothing may"
+        " be claimed."
     )
     effect: EffectPart = Field(description="Size of the difference between the two, as a ratio.")
     p: Number = Field(
         description="Two-sided p-value of a difference beyond the margin; null without a test, with too few seeds and"
-        " of a settlement."
+        " for a settlement."
     )
     p_equivalence: Number = Field(
-        description="p-value of a difference within the margin; null without a test and of a settlement."
+        description="p-value of a difference within the margin; null without a test and for a settlement."
     )
-    margin: Number = Field(description="Ratio up to which the two are as good as equal, above 1; null without a test.")
-    reasons: tuple[ReasonPart, ...] = Field(description="Why the answer is what it is, the gravest first.")
-    settle: tuple[RemedyPart, ...] = Field(description="What would settle the question; empty where it is settled.")
+    margin: Number = Field(description="Ratio up to which the two count as equivalent, above 1; null without a test.")
+    reasons: tuple[ReasonPart, ...] = Field(description="Reasons for the answer, the most serious first.")
+    settle: tuple[RemedyPart, ...] = Field(description="What would settle the question; empty if it is settled.")
 
 
 class VerdictOutput(Output):
@@ -97,13 +97,13 @@ class VerdictOutput(Output):
 
     study: str = Field(description="Name of the study.")
     target: TargetPart | None = Field(description="The study's primary target; null without one.")
-    answers: tuple[AnswerPart, ...] = Field(description="Of each compared pair to each question.")
+    answers: tuple[AnswerPart, ...] = Field(description="One per compared pair and question.")
     looks: tuple[ReasonPart, ...] = Field(
-        description="How often the answers may have been looked at before, what that costs, and what was changed."
+        description="Number of earlier looks at the answers, their effect on the error rate, and what was changed."
     )
     why_not: tuple[ReasonPart, ...] = Field(description="Why a question has no answer at all.")
     settlement: SettlementPart | None = Field(
-        description="How far `settle` has come, and its answers in full. Null where nobody has begun."
+        description="State of the settlement, and its answers in full. Null if it has not begun."
     )
 
 

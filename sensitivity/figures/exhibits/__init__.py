@@ -1,1 +1,1 @@
-"""The exhibits, a file each or a small family: what each computes, draws, tabulates and says."""
+"""The exhibits, one module per exhibit or small family: what each computes, draws, tabulates and notes."""

@@ -1,4 +1,4 @@
-"""The best cell of each optimizer and batch size, and what its prior box, as narrowed, makes of an optimizer."""
+"""The best cell of each optimizer and batch size, and the performance of an optimizer within its prior box."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from sensitivity.study.metrics import METRICS, Metric
 
 @dataclass(frozen=True, kw_only=True)
 class BestCells:
-    """Maps with a best cell each, and what these have on the test split where they were chosen on validation data."""
+    """Maps with their best cells, and test-split values of cells that were chosen on validation data."""
 
     maps: Sequence[RobustnessMap]
     tested: Metric | None
     test_values: Mapping[str, float]
-    """The median over seeds of `tested` by cell."""
+    """Cell id -> median over seeds of the metric `tested`."""
 
 
 def compute_best(results: StudyResults) -> BestCells:
-    """Return the maps of the metric that is looked at, and the test values of their best cells.
+    """Return the maps of the current metric, and the test values of their best cells.
 
     Raises:
-        NothingToShowError: no map.
+        NothingToShowError: there is no map.
     """
     maps, metric = _maps(results), results.metric
     tested = next((m for m in results.metrics if m.on == "test" and m.quantity == metric.quantity), None)
@@ -47,7 +47,7 @@ def compute_best(results: StudyResults) -> BestCells:
 
 
 def best_table(found_cells: BestCells) -> Table:
-    """Return the best cell of each map, and how its neighbours fare."""
+    """Return the best cell of each map, and statistics of the whole map."""
     rows = []
     maps, tested = found_cells.maps, found_cells.tested
     for map_ in maps:
@@ -69,8 +69,8 @@ def best_table(found_cells: BestCells) -> Table:
         *([f"its median {tested.label}"] if tested else []), "seeds completed",
         "cells within tolerance", "cells all diverged", "on the edge of",
     )  # fmt: skip
-    caption = f"Best cell by {metric.label}, each optimizer and batch size."
-    caption += f" {capitalized(tested.label)} had no part in the choice." if tested else ""
+    caption = f"Best cell by {metric.label} for each optimizer and batch size."
+    caption += f" {capitalized(tested.label)} was not used in the choice." if tested else ""
     return Table(caption=caption, header=header, rows=rows, text_columns=3).without_empty("on the edge of")
 
 
@@ -116,14 +116,14 @@ BEST = Exhibit(
     compute=compute_best,
     data=best_data,
     tables=lambda found: [best_table(found)],
-    notes=lambda _: ("The best of many noisy cells flatters itself; the verdict judges winners on other seeds.",),
+    notes=lambda _: ("The best of many noisy cells is optimistic; the verdict judges winners on other seeds.",),
     depends=("filters", "metric", "tolerance"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InBox:
-    """What an optimizer's prior box, as narrowed, makes of it at a batch size."""
+    """Performance of an optimizer within its prior box, as narrowed by the filters, at one batch size."""
 
     map: RobustnessMap
     region: RobustRegion | None
@@ -131,10 +131,10 @@ class InBox:
 
 
 def compute_in_box(results: StudyResults) -> tuple[InBox, ...]:
-    """Return one for each map.
+    """Return one per map.
 
     Raises:
-        NothingToShowError: no map.
+        NothingToShowError: there is no map.
     """
     outcomes = results.outcomes(results.target) if results.target else ()
     reached = {(found.optimizer, found.batch_size): found for found in outcomes}
@@ -147,13 +147,13 @@ def compute_in_box(results: StudyResults) -> tuple[InBox, ...]:
 
 
 def box_table(found: Sequence[InBox]) -> Table:
-    """Return the share of the box that works, and the price of finding it."""
+    """Return the share of the box that works, and the cost of finding a setting that does."""
     aims = {target_label(METRICS[o.metric], o.target) for one in found if (o := one.outcome) is not None}
     aim = f"reach {next(iter(aims))}" if aims else "reach the target (none is declared)"
     return Table(
-        caption="What each optimizer's prior box holds.",
+        caption="Performance within each optimizer's prior box.",
         header=(
-            "optimizer", "batch size", "cells within the tolerance", "robust region, decades a dimension",
+            "optimizer", "batch size", "cells within the tolerance", "robust region, decades per dimension",
             f"runs that {aim}", "expected steps to it",
         ),
         rows=[
@@ -171,14 +171,14 @@ def box_table(found: Sequence[InBox]) -> Table:
 
 
 def expected_steps(outcome: TargetOutcome) -> str:
-    """Return the expected running time in steps, or what it exceeds where no run was successful."""
+    """Return the expected running time in steps, or its lower bound if no run was successful."""
     if math.isnan(outcome.expected_steps):
         return f"> {number(outcome.spent_steps, 3)}"
     return number(outcome.expected_steps, 3)
 
 
 def box_data(found: Sequence[InBox]) -> Data:
-    """Return the same in numbers."""
+    """Return the numbers behind `box_table`."""
     return Data(
         columns=(
             "optimizer", "batch_size", "cells", "cells_within_tolerance", "decades_a_dimension", "reached", "planned",

@@ -1,4 +1,4 @@
-"""The price of tuning: the expected best of k trials, against k or the device-seconds they take."""
+"""Tuning curves: the expected best of k trials, against k or the device-seconds that k trials take."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ By = Literal["trials", "seconds"]
 
 
 def draw_best_of_k(curves: Sequence[BestOfK], *, by: By = "trials", theme: Theme = LIGHT) -> go.Figure:
-    """Draw the tuning curves, of one metric, one panel a batch size; refused ones are left out.
+    """Draw the tuning curves of one metric, one panel per batch size; refused ones are left out.
 
     Raises:
-        NothingToShowError: no curve that isn't refused.
+        NothingToShowError: every curve was refused.
     """
     shown = [curve for curve in curves if curve.refused is None]
     if not shown:
@@ -84,7 +84,7 @@ def draw_best_of_k(curves: Sequence[BestOfK], *, by: By = "trials", theme: Theme
         theme,
         f"Expected best {metric.label} against {'trials' if by == 'trials' else 'device-seconds'} of tuning",
         [
-            f"{n} configurations a curve, {count(max(curve.seeds for curve in shown), 'seed')}",
+            f"{n} configurations per curve, {count(max(curve.seeds for curve in shown), 'seed')}",
             *(f"band: {covers}" for covers in dict.fromkeys(curve.covers for curve in shown)),
         ],
         panel_width=330,
@@ -92,7 +92,7 @@ def draw_best_of_k(curves: Sequence[BestOfK], *, by: By = "trials", theme: Theme
 
 
 def best_of_k_data(curves: Sequence[BestOfK]) -> Data:
-    """Return tuning curves."""
+    """Return the points of tuning curves."""
     return Data(
         columns=("optimizer", "batch_size", "metric", "k", "device_seconds", "expected_best", "low", "high", "n"),
         rows=[
@@ -105,7 +105,7 @@ def best_of_k_data(curves: Sequence[BestOfK]) -> Data:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningCurves:
-    """Tuning curves, and what they are shown over."""
+    """Tuning curves, and the unit of their horizontal axis."""
 
     curves: tuple[BestOfK, ...]
     by: By

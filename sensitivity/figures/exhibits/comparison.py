@@ -1,4 +1,4 @@
-"""Two optimizers, or several, against each other: performance profiles, and the verdict's evidence."""
+"""Comparison of two or more optimizers: performance profiles, and the evidence behind the verdict."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from sensitivity.figures.panels import log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.primary import Question
 
-_FARTHEST = math.log(1e3)
-"""Log ratios beyond this, either way, are drawn at it."""
+_MAX_LOG_RATIO = math.log(1e3)
+"""Log ratios are clipped to ± this value in figures."""
 
 
 def draw_profiles(profiles: Sequence[PerformanceProfile], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw performance profiles: share of the cases within a factor of the best.
+    """Draw performance profiles: the share of cases solved within a factor of the best time.
 
     Raises:
-        NothingToShowError: no profile with a case.
+        NothingToShowError: no profile has a case.
     """
     shown = [profile for profile in profiles if profile.cases]
     if not shown:
-        raise NothingToShowError("No batch size and target that all optimizers were run at has been reached yet.")
+        raise NothingToShowError("No target has been reached yet at a batch size that all optimizers share.")
     panels = make_panels(1, columns=1, height=320)
     end = max(max(profile.factors) for profile in shown) * 1.15
     for position, profile in enumerate(shown):
@@ -59,7 +59,7 @@ def draw_profiles(profiles: Sequence[PerformanceProfile], *, theme: Theme = LIGH
     panels.figure.update_xaxes(**axis, title_text="within this factor of the best time")
     panels.figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%", title_text="share of the cases")
     first = shown[0]
-    left_out = f"{first.unsolved_by_all:,} that none reached are left out" if first.unsolved_by_all else ""
+    left_out = f"{first.unsolved_by_all:,} reached by none are left out" if first.unsolved_by_all else ""
     return panels.finish(
         theme,
         f"Performance profile in {UNIT_WORDS[first.unit]} to the target",
@@ -69,20 +69,20 @@ def draw_profiles(profiles: Sequence[PerformanceProfile], *, theme: Theme = LIGH
 
 
 def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the evidence behind an answer: each paired difference by seed, its mean with its interval, the margin.
+    """Draw the evidence behind an answer: paired differences by seed, their mean with its interval, and the margin.
 
     Raises:
-        NothingToShowError: a verdict without any comparison.
+        NothingToShowError: the verdict has no comparison.
     """
     pooled = (verdict.primary,) if verdict.primary else ()
     comparisons = [*pooled, *verdict.by_batch]
     if not comparisons:
-        # Missing runs are told beside it, with what to do about them, which depends on whether the study is running.
+        # Missing runs are reported next to the figure, with advice that depends on whether the study is running.
         why = next((f" {reason.text}" for reason in verdict.reasons if reason.code != "incomplete"), "")
-        raise NothingToShowError(f"On {verdict.question} there is no comparison by seeds to draw.{why}")
+        raise NothingToShowError(f"There is no comparison by seeds on {verdict.question} to draw.{why}")
     scaling = verdict.question == "scaling"
     one, other = optimizer_label(verdict.candidate), optimizer_label(verdict.reference)
-    # Ratios of critical batch sizes and of times point opposite ways, and don't share an axis.
+    # Ratios of critical batch sizes and of times point in opposite directions, so they have separate axes.
     shown = [list(group) for group in (pooled, verdict.by_batch) if group] if scaling else [comparisons]
     panels = make_panels(len(shown), columns=2, height=max(150, 42 * max(map(len, shown)) + 40), shared_y=False)
     for (row, column), group in zip(panels.places(), shown, strict=True):
@@ -107,12 +107,12 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         )
         of_sizes = group[0].batch_size is None
         if scaling:
-            said = "critical batch size" if of_sizes else "steps to the target"
+            axis_title = "critical batch size" if of_sizes else "steps to the target"
             title = f"Further right: {one} {'scales further' if of_sizes else 'is slower'}"
         else:
-            said = "trials until a drawn setting works"
+            axis_title = "trials until a sampled setting works"
             title = f"Further right: {one} is more sensitive"
-        panels.figure.update_xaxes(**log_axis(values), title_text=f"{said}: {one} / {other}", row=row, col=column)
+        panels.figure.update_xaxes(**log_axis(values), title_text=f"{axis_title}: {one} / {other}", row=row, col=column)
         add_panel_title(panels.figure, title, row, column)
     n = max(comparison.n for comparison in comparisons)
     question = "scaling with batch size" if scaling else "sensitivity to hyperparameters"
@@ -121,10 +121,10 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
         f"{one} against {other}: the evidence on {question}",
         [
             f"n = {count(n, 'seed' if scaling else comparisons[0].effect.of.removesuffix('s'))}, paired",
-            "dots: seeds" if scaling else "dots: each one's share in the ratio, to first order",
+            "dots: seeds" if scaling else "dots: contributions to the ratio, to first order",
             f"diamond and line: mean and {level_in_words(verdict.alpha)} interval"
             f" ({'Student' if scaling else 'Fieller'}'s)",
-            "shaded: within the margin, as good as equal",
+            "shaded: within the margin, equivalent",
         ],
         panel_width=440,
         left=120,
@@ -132,11 +132,11 @@ def draw_verdict(verdict: Verdict, *, theme: Theme = LIGHT) -> go.Figure:
 
 
 def _ratio(log_ratio: float) -> float:
-    return math.exp(min(max(log_ratio, -_FARTHEST), _FARTHEST))
+    return math.exp(min(max(log_ratio, -_MAX_LOG_RATIO), _MAX_LOG_RATIO))
 
 
 def _words(comparison: PairedComparison, value: float) -> str:
-    """Return a difference as it is read: of logarithms, the ratio."""
+    """Return a difference in words; for a difference of logarithms, the ratio."""
     if not comparison.label.startswith("log "):
         return number(value, 3)
     return number(exponential(value), 3)
@@ -205,7 +205,7 @@ def _hover(comparison: PairedComparison) -> str:
 
 
 def verdict_data(verdict: Verdict) -> Data:
-    """Return paired differences, each seed's and their mean."""
+    """Return the paired differences of each seed and their mean."""
     rows: list[tuple[Value, ...]] = []
     for c in (*((verdict.primary,) if verdict.primary else ()), *verdict.by_batch):
         at = (c.label, "all" if c.batch_size is None else str(c.batch_size))
@@ -221,7 +221,7 @@ def verdict_data(verdict: Verdict) -> Data:
 
 
 def profile_data(profiles: Sequence[PerformanceProfile]) -> Data:
-    """Return performance profiles."""
+    """Return the points of performance profiles."""
     return Data(
         columns=("optimizer", "unit", "factor", "share", "cases"),
         rows=[
@@ -239,7 +239,7 @@ def compute_evidence(results: StudyResults, pair: str, question: str) -> Verdict
     """Return the verdict on a pair and a question.
 
     Raises:
-        NothingToShowError: there is none.
+        NothingToShowError: there is no such verdict.
     """
     named = next(name for name in QUESTIONS if name == question)
     claim = results.claim(named, pair_of(results, pair))
@@ -249,15 +249,15 @@ def compute_evidence(results: StudyResults, pair: str, question: str) -> Verdict
 
 
 def compute_all_profiles(results: StudyResults, unit: str) -> tuple[PerformanceProfile, ...]:
-    """Return the performance profiles of two optimizers or more.
+    """Return the performance profiles of two or more optimizers.
 
     Raises:
-        NothingToShowError: no target, or one optimizer.
+        NothingToShowError: there is no target, or only one optimizer.
     """
     if not results.targets:
         raise NothingToShowError(NO_TARGET)
     if len(results.optimizers) < 2:
-        raise NothingToShowError("A performance profile compares two optimizers or more; there is one here.")
+        raise NothingToShowError("A performance profile compares two or more optimizers; there is only one here.")
     return results.profiles(next(name for name in UNIT_WORDS if name == unit))
 
 

@@ -1,4 +1,4 @@
-"""What runs cost: wall-clock and computation side by side, a step and the whole search; and a step's time by phase."""
+"""Cost of runs: wall-clock time and computation, of a step and of the whole search; and step time by phase."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.figures.traces import whiskers
 
 _PANELS: tuple[tuple[str, str, Callable[[Cost], Estimate]], ...] = (
-    ("Wall-clock of a step", "device-seconds", lambda cost: cost.seconds_a_step),
-    ("Computation of a step", "FLOPs", lambda cost: Estimate(value=cost.flops_a_step)),
+    ("Wall-clock per step", "device-seconds", lambda cost: cost.seconds_a_step),
+    ("Computation per step", "FLOPs", lambda cost: Estimate(value=cost.flops_a_step)),
     ("Wall-clock of the search", "device-seconds", lambda cost: Estimate(value=cost.device_seconds)),
     ("Computation of the search", "FLOPs", lambda cost: Estimate(value=cost.flops)),
 )
@@ -39,10 +39,10 @@ _PHASES = {
 
 
 def draw_cost(costs: Sequence[Cost], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw device-seconds and floating-point operations over batch size.
+    """Draw device-seconds and floating-point operations against batch size.
 
     Raises:
-        NothingToShowError: no run with a result.
+        NothingToShowError: no run has a result.
     """
     if not any(cost.runs for cost in costs):
         raise NothingToShowError(NO_RESULT)
@@ -82,7 +82,7 @@ def draw_cost(costs: Sequence[Cost], *, theme: Theme = LIGHT) -> go.Figure:
     runs, planned = sum(cost.runs for cost in costs), sum(cost.planned for cost in costs)
     return panels.finish(
         theme,
-        "Cost of a step, and of the whole search",
+        "Cost per step, and of the whole search",
         [
             f"n = {count(runs, 'run')} with a result of {planned:,} planned, diverged ones included",
             "device-seconds are a run's share of its pack's time; the search's include evaluation",
@@ -93,13 +93,13 @@ def draw_cost(costs: Sequence[Cost], *, theme: Theme = LIGHT) -> go.Figure:
 
 
 def draw_time_split(splits: Sequence[TimeSplit], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw a step's device-time by phase, stacked; one panel an optimizer.
+    """Draw the device time of a step by phase, stacked; one panel per optimizer.
 
     Raises:
-        NothingToShowError: no split.
+        NothingToShowError: no run measured it.
     """
     if not splits:
-        raise NothingToShowError("No run measured where the time of its steps went.")
+        raise NothingToShowError("No run measured the time of its steps by phase.")
     optimizers = list(dict.fromkeys(split.optimizer for split in splits))
     panels = make_panels(len(optimizers), columns=2, height=300)
     phases = [*dict.fromkeys(name for split in splits for name, _ in split.phases), "rest"]
@@ -132,12 +132,12 @@ def draw_time_split(splits: Sequence[TimeSplit], *, theme: Theme = LIGHT) -> go.
             )
         add_panel_title(panels.figure, optimizer_label(optimizer), row, column)
     panels.figure.update_xaxes(title_text="batch size", type="category")
-    panels.figure.update_yaxes(title_text="device-milliseconds a step", col=1)
+    panels.figure.update_yaxes(title_text="device-milliseconds per step", col=1)
     panels.figure.update_layout(barmode="stack", bargap=0.35, legend={"traceorder": "normal"})
     runs = sum(split.runs for split in splits)
     return panels.finish(
         theme,
-        "Where the time of a step goes",
+        "Time of a step by phase",
         [f"n = {count(runs, 'run')} that measured it", "a run's share of its pack's step"],
         panel_width=420,
     )
@@ -159,7 +159,7 @@ def cost_data(costs: Sequence[Cost]) -> Data:
 
 
 def time_split_data(splits: Sequence[TimeSplit]) -> Data:
-    """Return a step's device-seconds by phase."""
+    """Return the device-seconds of a step by phase."""
     return Data(
         columns=("optimizer", "batch_size", "phase", "seconds_a_step", "runs", "steps"),
         rows=[
@@ -171,20 +171,20 @@ def time_split_data(splits: Sequence[TimeSplit]) -> Data:
 
 
 def ratio_table(ratios: Sequence[CostRatio]) -> Table:
-    """Return what one optimizer costs as a multiple of another."""
+    """Return the cost of one optimizer as a multiple of another's."""
     one, other = optimizer_name(ratios[0].candidate), optimizer_name(ratios[0].reference)
     rows = [
         [f"{r.batch_size:,}", *(f"{number(value, 3)}×" for value in (r.seconds, r.flops, r.total_seconds))]
         for r in ratios
     ]
-    header = ("batch size", "seconds a step", "FLOPs a step", "device-seconds of the search")
-    caption = f"What {one} costs as a multiple of {other}."
+    header = ("batch size", "seconds per step", "FLOPs per step", "device-seconds of the search")
+    caption = f"Cost of {one} as a multiple of {other}'s."
     return Table(caption=caption, header=header, rows=rows, text_columns=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What the runs took, and what one optimizer takes as a multiple of another."""
+    """Cost of the runs, and cost ratios of pairs of optimizers."""
 
     costs: tuple[Cost, ...]
     ratios: tuple[CostRatio, ...]
@@ -193,7 +193,7 @@ class Costs:
 COST = Exhibit(
     name="cost",
     section="cost",
-    title="What the runs cost",
+    title="Cost of the runs",
     compute=lambda results: Costs(costs=results.costs, ratios=results.cost_ratios),
     draw=lambda found, theme: draw_cost([cost for cost in found.costs if cost.runs], theme=theme),
     data=lambda found: cost_data(found.costs),
@@ -207,7 +207,7 @@ COST = Exhibit(
 TIME_SPLIT = Exhibit(
     name="time-split",
     section="cost",
-    title="Where the time of a step goes",
+    title="Time of a step by phase",
     compute=lambda results: results.time_splits,
     draw=lambda splits, theme: draw_time_split(splits, theme=theme),
     data=time_split_data,

@@ -1,4 +1,4 @@
-"""Critical batch sizes: where more examples a step stop to save steps."""
+"""Critical batch sizes, beyond which more examples per step stop saving steps."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sensitivity.figures.theme import LIGHT, Theme
 
 
 def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the critical batch sizes with their intervals, one line a target and optimizer, curves in steps.
+    """Draw critical batch sizes with their intervals, one line per target and optimizer, from curves in steps.
 
     Raises:
-        NothingToShowError: no curve of which a critical batch size is known, or curves in another unit.
+        NothingToShowError: no curve has a known critical batch size, or the curves are in another unit.
     """
     curves = curves_with_result(groups)
     if any(curve.critical is None for curve in curves):
@@ -89,7 +89,7 @@ def draw_critical(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
         type="category", categoryorder="array", categoryarray=labels[::-1], range=[-0.6, len(labels) - 0.4]
     )
     covers = dict.fromkeys(curve.critical.size.covers for curve in curves if curve.critical)
-    interval = f"line: 95% interval of {' or '.join(said for said in covers if said)}, an arrow where it goes on"
+    interval = f"line: 95% interval of {' or '.join(text for text in covers if text)}, an arrow where it continues"
     return panels.finish(
         theme,
         "Critical batch size of each optimizer",
@@ -117,7 +117,7 @@ def critical_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
 
 
 def scaling_notes(groups: Groups) -> tuple[str, ...]:
-    """Return what has to be known of curves and their critical batch sizes."""
+    """Return notes on curves and their critical batch sizes."""
     return tuple(
         text
         for _, curve in named_curves(groups)

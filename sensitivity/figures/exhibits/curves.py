@@ -1,4 +1,4 @@
-"""Learning curves of cells: one panel a batch size, one colour an optimizer."""
+"""Learning curves of cells: one panel per batch size, one colour per optimizer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sensitivity.figures.theme import LIGHT, Theme
 
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 280, 86
-_MOST_POINTS = 120
-"""Of a line: a panel is about 340 pixels wide."""
-_MOST_SEEDS = 12
-"""Thin lines a cell; the median and the band are of all its seeds."""
+_MAX_POINTS = 120
+"""Largest number of points in a line; a panel is about 340 pixels wide."""
+_MAX_SEEDS = 12
+"""Largest number of thin lines per cell; the median and the band use all seeds."""
 
 
 def draw_curves(
@@ -34,17 +34,17 @@ def draw_curves(
     subject: str = "the best cells",
     optimizers: Sequence[str] = (),
 ) -> go.Figure:
-    """Draw the curves of `cells`, all of one metric: seeds thin, their range a band, their median bold.
+    """Draw the curves of `cells`, all of one metric: seeds as thin lines, their range as a band, their median bold.
 
-    `optimizers` are all of the study's, in its order, so that each has the colour that it has elsewhere.
+    `optimizers` are all optimizers of the study, in its order, so that each has the same colour as elsewhere.
 
-    Of long curves and many seeds as many are drawn as a panel can show, and the subtitle says so.
+    Long curves and many seeds are thinned to what a panel can show, and the subtitle says so.
 
     Raises:
-        NothingToShowError: no cell.
+        NothingToShowError: `cells` is empty.
     """
     if not cells:
-        raise NothingToShowError("There is no cell to show the learning curves of.")
+        raise NothingToShowError("There is no cell with learning curves to show.")
     metric = cells[0].metric
     scale = metric_scale(metric, (value for cell in cells for s in cell.seeds for value in s.measured))
     batch_sizes = sorted({cell.batch_size for cell in cells})
@@ -81,7 +81,7 @@ def draw_curves(
             "text": f"{capitalized(metric.label)} of {subject} by epoch",
             "subtitle": {
                 "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
-                f" · bold: median · band: all seeds · thin: {_thin(cells)}"
+                f" · bold: median · band: all seeds · thin: {_thin_lines_text(cells)}"
             },
         },
         height=plot + _TOP + _BOTTOM,
@@ -91,16 +91,16 @@ def draw_curves(
     return figure
 
 
-def _thin(cells: Sequence[CellCurves]) -> str:
-    """Return what the thin lines are, and which evaluations are drawn where not all are."""
+def _thin_lines_text(cells: Sequence[CellCurves]) -> str:
+    """Return what the thin lines are, and how many evaluations are drawn if not all are."""
     most = max(len(cell.seeds) for cell in cells)
-    seeds = "each seed" if most <= _MOST_SEEDS else f"{_MOST_SEEDS} of {most} seeds"
+    seeds = "each seed" if most <= _MAX_SEEDS else f"{_MAX_SEEDS} of {most} seeds"
     longest = max((len(seed.epochs) for cell in cells for seed in cell.seeds), default=0)
-    return seeds if longest <= _MOST_POINTS else f"{seeds} · at most {_MOST_POINTS} of {longest:,} evaluations drawn"
+    return seeds if longest <= _MAX_POINTS else f"{seeds} · at most {_MAX_POINTS} of {longest:,} evaluations drawn"
 
 
-def _kept(length: int, most: int) -> list[int]:
-    """Return evenly spaced positions among `length`, the first and the last included, at most `most`."""
+def _evenly_spaced(length: int, most: int) -> list[int]:
+    """Return at most `most` evenly spaced positions among `length`, including the first and the last."""
     if length <= most:
         return list(range(length))
     return [round(k * (length - 1) / (most - 1)) for k in range(most)]
@@ -111,7 +111,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     colour, dash = style.colour, style.dash
     label = optimizer_label(cell.optimizer)
     place = scale.position
-    kept = _kept(len(cell.epochs), _MOST_POINTS)
+    kept = _evenly_spaced(len(cell.epochs), _MAX_POINTS)
     epochs, median, low, high = ([of[k] for k in kept] for of in (cell.epochs, cell.median, cell.low, cell.high))
     band = go.Scatter(
         x=[*epochs, *reversed(epochs)],
@@ -132,8 +132,8 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
             opacity=0.6,
             hoverinfo="skip",
         )
-        for seed in (cell.seeds[k] for k in _kept(len(cell.seeds), _MOST_SEEDS))
-        for of_seed in [_kept(len(seed.epochs), _MOST_POINTS)]
+        for seed in (cell.seeds[k] for k in _evenly_spaced(len(cell.seeds), _MAX_SEEDS))
+        for of_seed in [_evenly_spaced(len(seed.epochs), _MAX_POINTS)]
     ]
     middle = go.Scatter(
         x=epochs,
@@ -163,7 +163,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
 
 
 def curve_data(cells: Sequence[CellCurves]) -> Data:
-    """Return the curves of cells: their medians and ranges, then each seed's."""
+    """Return the curves of cells: their medians and ranges, then those of each seed."""
     rows: list[tuple[Value, ...]] = []
     for cell in cells:
         at = (cell.optimizer, cell.batch_size, cell.cell_id)
@@ -181,25 +181,25 @@ CHOICES = {
     "median": "the median cells",
     "diverged": "the gentlest cells that diverge",
 }
-"""Which cells' curves are shown. Best: as the map has it. Median: the middle of the measured cells. Diverged: of the
-cells of which a seed diverged that with the smallest learning rate, and of those the best."""
+"""Which cells' curves are shown. Best: the best cell of the map. Median: the middle of the measured cells. Diverged:
+of the cells with a diverged seed, the one with the smallest learning rate; among several, the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenCurves:
-    """Curves of cells, and which cells these are."""
+    """Curves of cells, with the key by which the cells were chosen."""
 
     cells: tuple[CellCurves, ...]
     subject: str
     optimizers: tuple[str, ...]
-    """All of the study's, in its order."""
+    """All optimizers of the study, in its order."""
 
 
 def compute_chosen_curves(results: StudyResults, cells: str) -> ChosenCurves:
-    """Return the curves of the cells that a key of ``CHOICES`` picks, one of each map that has one.
+    """Return the curves of the cells that a key of ``CHOICES`` selects, one per map that has such a cell.
 
     Raises:
-        NothingToShowError: no map has one.
+        NothingToShowError: no map has such a cell.
     """
     chosen = [cell for cell in (choose_cell(map_, cells) for map_ in results.maps) if cell is not None]
     curves = tuple(found for found in results.cell_curves(*(cell.cell_id for cell in chosen)) if found.epochs)
@@ -210,7 +210,7 @@ def compute_chosen_curves(results: StudyResults, cells: str) -> ChosenCurves:
 
 
 def choose_cell(map_: RobustnessMap, which: str) -> Cell | None:
-    """Return the cell of a map that a key of ``CHOICES`` picks; None where it has none."""
+    """Return the cell of a map that a key of ``CHOICES`` selects, or None if there is none."""
     if which == "best":
         return map_.best_cell
     sign = 1.0 if map_.metric.lower_is_better else -1.0

@@ -1,4 +1,4 @@
-"""Which hyperparameters matter, as bars with intervals; and the ridge of a learning rate and what divides it."""
+"""Importance of hyperparameters as bars with intervals, and the ridge of a learning rate and its divisor."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from sensitivity.figures.traces import whiskers
 from sensitivity.study.hyperparameters import ridge
 from sensitivity.study.metrics import METRICS
 
-_MOST_BARS = 10
+_MAX_BARS = 10
 _SHAPES = ("", "/", ".", "x", "|", "-", "+", "\\")
 
 
 def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the shares of variance, one panel an optimizer, one bar a batch size; refused ones are left out.
+    """Draw the shares of variance, one panel per optimizer, one bar per batch size; refused ones are left out.
 
     Raises:
-        NothingToShowError: no decomposition that isn't refused.
+        NothingToShowError: every decomposition was refused.
     """
     shown = [importance for importance in importances if importance.refused is None and importance.shares]
     if not shown:
@@ -94,17 +94,17 @@ def draw_importance(importances: Sequence[Importance], *, theme: Theme = LIGHT) 
     panels.figure.update_yaxes(autorange="reversed", showgrid=False)
     panels.figure.update_layout(barmode="group", bargap=0.25, legend={"traceorder": "normal"})
     most = {share.share.of: share.share for importance in shown for share in importance.shares}
-    methods = {"exact": "exact on the grid", "forest": "of a forest's regression"}
-    over = {"seeds": "seeds", "configurations": "the draw of configurations"}
+    methods = {"exact": "exact on the grid", "forest": "by random forest"}
+    over = {"seeds": "seeds", "configurations": "sampled configurations"}
     metric = METRICS[shown[0].metric]
     return panels.finish(
         theme,
         f"Which hyperparameters move {metric.label}",
         [
             f"n = {', '.join(_counted(estimate) for estimate in most.values())}",
-            "functional ANOVA in decades: mains and pairs",
+            "functional ANOVA in decades: main effects and pairs",
             *dict.fromkeys(methods[importance.method] for importance in shown),
-            "lr / damping and lr · damping, each by itself, are another split of the same",
+            "lr / damping and lr · damping are a separate split of the same variance",
             f"bars: 95% interval over {' or '.join(over[of] for of in most)} (jackknife)",
         ],
         panel_width=430,
@@ -117,14 +117,14 @@ def _counted(estimate: Estimate) -> str:
 
 
 def _names(importances: Sequence[Importance]) -> list[tuple[str, ...]]:
-    """Return what has a share, in falling order of the largest, then the ridge's coordinates."""
+    """Return the effects, by decreasing largest share, then the coordinates of the ridge."""
     largest: dict[tuple[str, ...], float] = {}
     for importance in importances:
         for share in importance.shares:
             key = tuple(sorted(share.names))
             value = share.share.value
             largest[key] = max(largest.get(key, 0.0), 0.0 if math.isnan(value) else value)
-    ordered = sorted(largest, key=lambda key: -largest[key])[:_MOST_BARS]
+    ordered = sorted(largest, key=lambda key: -largest[key])[:_MAX_BARS]
     return [*ordered, *dict.fromkeys(share.names for importance in importances for share in importance.ridge)]
 
 
@@ -133,10 +133,10 @@ def _label(names: tuple[str, ...]) -> str:
 
 
 def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw every cell's metric over x / y, across the ridge of its plane; one panel a batch size, colour is y.
+    """Draw every cell's metric against x / y, across the ridge; one panel per batch size, coloured by y.
 
     Raises:
-        NothingToShowError: no map over two hyperparameters that make a ridge with a measured cell.
+        NothingToShowError: no map of two hyperparameters that form a ridge has a measured cell.
     """
     planes = [map_ for map_ in maps if has_ridge(map_)]
     if not planes:
@@ -190,28 +190,28 @@ def draw_ridge(maps: Sequence[RobustnessMap], importances: Sequence[Importance],
     return panels.finish(
         theme,
         f"{optimizer_label(planes[0].optimizer)}: {planes[0].metric.label} across the {x_name}–{y_name} ridge",
-        [map_counts(planes), f"the closer the points lie to one curve, the more {across} alone decides"],
+        [map_counts(planes), f"the closer the points are to one curve, the more {across} alone matters"],
         panel_width=270,
     )
 
 
 def has_ridge(map_: RobustnessMap) -> bool:
-    """Whether a map is over two hyperparameters that make a ridge, with a measured cell."""
+    """Whether a map has a measured cell and two hyperparameters that form a ridge."""
     plane = (map_.x_name, map_.y_name or "")
     return ridge(plane) == plane and map_.best is not None
 
 
 def _explained(importances: Sequence[Importance], optimizer: str, x_name: str, across: str) -> Mapping[int, str]:
-    said = {}
+    texts = {}
     for importance in importances:
         if importance.optimizer == optimizer and importance.refused is None and importance.ridge:
             both, alone = importance.share_of(across).value, importance.share_of(x_name).value
-            said[importance.batch_size] = f"explained by it: {both:.0%} · by {x_name}: {alone:.0%}"
-    return said
+            texts[importance.batch_size] = f"explained by it: {both:.0%} · by {x_name}: {alone:.0%}"
+    return texts
 
 
 def _add_lost(figure: go.Figure, map_: RobustnessMap, scale: Scale, theme: Theme, row: int, column: int) -> None:
-    """Mark the cells of which every seed diverged at the scale's bad end."""
+    """Mark cells in which every seed diverged, at the bad end of the scale."""
     lost = [cell for cell in map_.cells if cell.state == "diverged"]
     if not lost:
         return
@@ -245,7 +245,7 @@ def importance_data(importances: Sequence[Importance]) -> Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
-    """The maps of an optimizer that have a ridge, and how much of the variance it explains."""
+    """Maps of an optimizer that have a ridge, and the share of variance that it explains."""
 
     maps: tuple[RobustnessMap, ...]
     importances: tuple[Importance, ...]
@@ -255,7 +255,7 @@ def compute_ridge(results: StudyResults, optimizer: str) -> Ridge:
     """Return the ridge of an optimizer.
 
     Raises:
-        NothingToShowError: it has no measured map over two hyperparameters that make one.
+        NothingToShowError: it has no measured map of two hyperparameters that form a ridge.
     """
     own = tuple(map_ for map_ in results.maps if map_.optimizer == optimizer and has_ridge(map_))
     if not own:
@@ -296,7 +296,7 @@ RIDGE = Exhibit(
                 if ridge(tuple(at for at, axis in results.spec.axes[name].items() if axis.varies)) is not None
             },
             together=True,
-            none=lambda _: "No optimizer here varies a learning rate and a hyperparameter that divides it.",
+            why_empty=lambda _: "No optimizer here varies a learning rate and a hyperparameter that divides it.",
         ),
     ),
     depends=("filters", "metric", "tolerance"),

@@ -1,4 +1,4 @@
-"""What each planned look of a settlement showed: the ratio with its interval, and the bets on sensitivity."""
+"""Results of each planned look of a settlement: the ratio with its interval, and the evidence on sensitivity."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sensitivity.figures.nothing import NothingToShowError
 from sensitivity.figures.panels import Panels, log_axis, make_panels
 from sensitivity.figures.theme import LIGHT, Theme
 
-_FARTHEST = 100.0
-"""Ratios beyond this, either way, are drawn at it."""
-_LEAST = 1e-3
+_MAX_RATIO = 100.0
+"""Ratios are clipped to this value and its reciprocal in figures."""
+_MIN_E_VALUE = 1e-3
 """E-values below this are drawn at it: they only say that a claim has lost."""
 
 
 def draw_looks(looks: SettledLooks, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw what the looks at a pair showed, a panel a question."""
+    """Draw the results of the looks at a pair, one panel per question."""
     one, other = (optimizer_label(name) for name in looks.pair)
     drawn = [draw for draw, some in ((_scaling, looks.scaling), (_sensitivity, looks.sensitivity)) if some]
     panels = make_panels(len(drawn), columns=2, height=300, shared_y=False)
@@ -40,8 +40,8 @@ def draw_looks(looks: SettledLooks, *, theme: Theme = LIGHT) -> go.Figure:
         f"{one} against {other}: what each planned look showed",
         [
             f"n = {' and '.join(n)}",
-            *(["shaded: within the margin, as good as equal"] if looks.scaling else []),
-            *(["dashed: where a claim is made"] if looks.sensitivity and looks.thresholds else []),
+            *(["shaded: within the margin, equivalent"] if looks.scaling else []),
+            *(["dashed: threshold of a claim"] if looks.sensitivity and looks.thresholds else []),
         ],
         panel_width=440,
         left=84,
@@ -51,8 +51,8 @@ def draw_looks(looks: SettledLooks, *, theme: Theme = LIGHT) -> go.Figure:
 def _scaling(panels: Panels, looks: SettledLooks, names: tuple[str, str], theme: Theme, row: int, column: int) -> None:
     one, other = names
     seeds = [look.seeds for look in looks.scaling]
-    ratios = [_held(look.ratio) for look in looks.scaling]
-    ends = [(_held(look.low), _held(look.high)) for look in looks.scaling]
+    ratios = [_clipped(look.ratio) for look in looks.scaling]
+    ends = [(_clipped(look.low), _clipped(look.high)) for look in looks.scaling]
     margin = looks.claims["scaling"].margin
     style = theme.style(0)
     panels.figure.add_trace(
@@ -104,7 +104,7 @@ def _sensitivity(
         panels.figure.add_trace(
             go.Scatter(
                 x=blocks,
-                y=[max(value, _LEAST) for value in values],
+                y=[max(value, _MIN_E_VALUE) for value in values],
                 mode="lines+markers",
                 name=name,
                 line={"color": style.colour, "width": 2.5, "dash": style.dash},
@@ -122,7 +122,7 @@ def _sensitivity(
     levels = looks.thresholds or ()
     for level in levels:
         panels.figure.add_hline(y=level, line={"color": theme.muted, "width": 1.5, "dash": "dash"}, row=row, col=column)
-    values = [max(value, _LEAST) for some in lines.values() for value in some]
+    values = [max(value, _MIN_E_VALUE) for some in lines.values() for value in some]
     panels.figure.update_yaxes(
         **log_axis([*values, *levels, 1.0]), title_text="evidence (e-value)", row=row, col=column
     )
@@ -132,8 +132,8 @@ def _sensitivity(
     add_panel_title(panels.figure, "Further up: more evidence for the claim", row, column)
 
 
-def _held(ratio: float) -> float:
-    return 1.0 if math.isnan(ratio) else min(max(ratio, 1 / _FARTHEST), _FARTHEST)
+def _clipped(ratio: float) -> float:
+    return 1.0 if math.isnan(ratio) else min(max(ratio, 1 / _MAX_RATIO), _MAX_RATIO)
 
 
 def _data(looks: SettledLooks) -> Data:

@@ -1,4 +1,4 @@
-"""Where one study does better than another: the difference of their robustness maps, a panel a batch size."""
+"""Differences between the robustness maps of two studies, one panel per batch size."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from sensitivity.figures.theme import Theme
 
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _BETWEEN = 120, 84, 104
-_COLOURED = 0.9
-"""Share of the cells within the ends of the colour scale; one that lost a seed in one study would pale the rest."""
+_SHARE_IN_SCALE = 0.9
+"""Share of cells inside the range of the colour scale; a cell that lost a seed in one study would flatten the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,15 @@ class Differences:
 
     first: str
     second: str
-    """Names of the studies."""
+    """Names of the two studies."""
     maps: tuple[MapDifference, ...]
 
 
 def compute_differences(first: StudyResults, second: StudyResults, optimizer: str) -> Differences:
-    """Return the differences of the second study's maps from the first's, for the metric that is looked at.
+    """Return the differences of the second study's maps from the first's, for the current metric.
 
     Raises:
-        NothingToShowError: they share no cell.
+        NothingToShowError: the studies share no cell.
     """
     names = first.spec.name, second.spec.name
     maps = compute_map_differences(first.maps, second.maps, optimizer)
@@ -59,7 +59,7 @@ def compute_differences(first: StudyResults, second: StudyResults, optimizer: st
 
 
 def draw_differences(found: Differences, theme: Theme) -> go.Figure:
-    """Draw a panel a batch size, blue where the second study is better, written with the sign of the difference."""
+    """Draw one panel per batch size, blue where the second study is better, labelled with signed differences."""
     maps = found.maps
     columns = min(len(maps), _PANELS_A_ROW)
     rows = -(-len(maps) // columns)
@@ -72,7 +72,7 @@ def draw_differences(found: Differences, theme: Theme) -> go.Figure:
     metric = maps[0].metric
     sign = -1.0 if metric.lower_is_better else 1.0
     sizes = [abs(cell.change) for map_ in maps for cell in map_.cells if math.isfinite(cell.change)]
-    largest = float(np.quantile(sizes, _COLOURED)) if sizes else 0.0
+    largest = float(np.quantile(sizes, _SHARE_IN_SCALE)) if sizes else 0.0
     largest = largest or max(sizes, default=0.0) or 1e-3
     for panel, map_ in enumerate(maps):
         row, column = panel // columns + 1, panel % columns + 1
@@ -87,14 +87,14 @@ def draw_differences(found: Differences, theme: Theme) -> go.Figure:
         figure.update_yaxes(title_text=parameter_label(maps[0].y_name), col=1)
     unit = "percentage points" if metric.percent else f"% of {safe(found.first)}'s"
     cells, unshared = sum(len(map_.cells) for map_ in maps), sum(map_.unshared for map_ in maps)
-    apart = f" · {count(unshared, 'cell')} of one alone left out" if unshared else ""
+    apart = f" · {count(unshared, 'cell')} in only one left out" if unshared else ""
     figure.update_layout(
         template=theme.template(),
         title={
-            "text": f"{optimizer_label(maps[0].optimizer)}: {metric.label} of {safe(found.second)} less that of"
+            "text": f"{optimizer_label(maps[0].optimizer)}: {metric.label} of {safe(found.second)} minus that of"
             f" {safe(found.first)}",
             "subtitle": {
-                "text": f"n = {count(cells, 'cell')} that both have, medians over their seeds · in {unit} · blue:"
+                "text": f"n = {count(cells, 'cell')} in both, medians over their seeds · in {unit} · blue:"
                 f" {safe(found.second)} is better{apart}"
             },
         },
@@ -142,7 +142,7 @@ def _add(figure: go.Figure, map_: MapDifference, sign: float, row: int, column: 
 
 
 def difference_data(found: Differences) -> Data:
-    """Return every cell that both have."""
+    """Return every cell that both studies have."""
     first = found.maps[0]
     return Data(
         columns=("batch_size", first.x_name, *((first.y_name,) if first.y_name else ()), "first", "second", "change"),

@@ -1,6 +1,6 @@
-"""Robustness maps of an optimizer: one panel a batch size, one colour scale.
+"""Robustness maps of an optimizer: one panel per batch size, with one colour scale.
 
-What a panel looks like depends on the design: a grid of two hyperparameters is a heatmap (``grid``), drawn
+The form of a panel depends on the design: a grid of two hyperparameters is a heatmap (``grid``), sampled
 configurations are points (``points``), and one hyperparameter is a profile (``profile``).
 """
 
@@ -37,32 +37,32 @@ from sensitivity.figures.theme import LIGHT, Theme
 from sensitivity.study.hyperparameters import hyperparameter
 
 _PANELS_A_ROW = 4
-_FEWER = range(7, 11)
-"""Columns of a grid with which three panels make a row, so that cells are wide enough for their values."""
+_THREE_PANEL_COLUMNS = range(7, 11)
+"""Numbers of grid columns at which a row has three panels, so that cells are wide enough for their values."""
 _CHARACTERS = 135
-"""That fit beside each other on a desktop's page."""
+"""Characters of a subtitle that fit on a line of a desktop page."""
 _TOP, _BOTTOM, _BETWEEN = 108, 96, 104
-"""Pixels above the first row of panels, below the last, and between two."""
-_EXTEND = 16
-"""Pixels of the line that says where to extend the grid."""
+"""Pixels above the first row of panels, below the last, and between two rows."""
+_EXTEND_HEIGHT = 16
+"""Height in pixels of the line that says where to extend the grid."""
 
 
 def draw_maps(maps: Sequence[RobustnessMap], *, theme: Theme = LIGHT, scale: Scale | None = None) -> go.Figure:
-    """Draw the maps of one optimizer and one metric, one panel a batch size.
+    """Draw the maps of one optimizer and one metric, one panel per batch size.
 
-    `scale` is shared with other figures where they are to be compared; by default it is these maps' own.
+    Pass `scale` to share it with figures that are compared with this one; by default it is computed from these maps.
 
     Raises:
-        NothingToShowError: no map.
+        NothingToShowError: there is no map.
     """
     if not maps:
         raise NothingToShowError("No run has a measured value here, so there is nothing to draw.")
     scale = scale or map_scale(maps)
     first = maps[0]
-    columns = min(len(maps), _PANELS_A_ROW - (len(first.x_values) in _FEWER))
+    columns = min(len(maps), _PANELS_A_ROW - (len(first.x_values) in _THREE_PANEL_COLUMNS))
     rows = -(-len(maps) // columns)
     panel = max(grid_height(map_) for map_ in maps)
-    extend = _EXTEND if any(map_.edges for map_ in maps) else 0
+    extend = _EXTEND_HEIGHT if any(map_.edges for map_ in maps) else 0
     plot = rows * panel + (rows - 1) * (_BETWEEN + extend)
     figure = make_subplots(
         rows=rows,
@@ -120,7 +120,7 @@ def _subtitle(maps: Sequence[RobustnessMap]) -> list[str]:
     first = maps[0]
     seeds = max((cell.planned for map_ in maps for cell in map_.cells), default=0)
     value = f"median of {count(seeds, 'seed')}" if seeds > 1 else "one seed"
-    parts = [f"{value} a cell, diverged ones counted as untrained", map_counts(maps)]
+    parts = [f"{value} per cell, diverged ones counted as untrained", map_counts(maps)]
     if any(map_.best is not None for map_ in maps):
         sign = "dotted line" if first.y_name is None else "outline" if first.is_grid else "thick rim"
         parts.append(f"{sign}: within {tolerance(first)} of the panel's best")
@@ -131,30 +131,30 @@ def _subtitle(maps: Sequence[RobustnessMap]) -> list[str]:
 
 def _panel_title(figure: go.Figure, map_: RobustnessMap, theme: Theme, row: int, column: int) -> None:
     best = map_.best_cell
-    said = "nothing completed" if best is None else f"best {metric_value(map_.metric, best.median)}"
-    said += "".join(f" · {parameter_label(name)} {number(value)}" for name, value in map_.slice_at)
-    short = safe if len(map_.edges) > 1 else parameter_label  # lr for learning rate, or two don't fit a panel
+    below = "nothing completed" if best is None else f"best {metric_value(map_.metric, best.median)}"
+    below += "".join(f" · {parameter_label(name)} {number(value)}" for name, value in map_.slice_at)
+    short = safe if len(map_.edges) > 1 else parameter_label  # lr for learning rate, since two full names don't fit
     extend = " and ".join(
         f"{'lower' if edge.side == 'low' else 'higher'} {short(edge.parameter)}" for edge in map_.edges
     )
     if extend:
-        said += f"<br><span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
-    add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=said)
+        below += f"<br><span style='color:{theme.warning}'><b>extend: {extend}</b></span>"
+    add_panel_title(figure, f"batch size {map_.batch_size:,}", row, column, below=below)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerMaps:
-    """The maps of an optimizer, and the colour scale that they share with those of the others."""
+    """The maps of an optimizer, with the colour scale that all optimizers share."""
 
     maps: tuple[RobustnessMap, ...]
     scale: Scale
 
 
 def compute_optimizer_maps(results: StudyResults, optimizer: str) -> OptimizerMaps:
-    """Return the maps of an optimizer for the metric that is looked at.
+    """Return the maps of an optimizer for the current metric.
 
     Raises:
-        NothingToShowError: no run of it has a value.
+        NothingToShowError: no run of the optimizer has a value.
     """
     own = tuple(map_ for map_ in results.maps if map_.optimizer == optimizer)
     if not own:
@@ -166,7 +166,7 @@ _COUNTS = ("completed", "diverged", "failed", "waiting", "planned")
 
 
 def map_data(maps: Sequence[RobustnessMap]) -> Data:
-    """Return every cell of maps of one optimizer."""
+    """Return every cell of the maps of one optimizer."""
     first = maps[0]
     second = (first.y_name,) if first.y_name else ()
     rest = tuple(name for name, _ in first.slice_at)
@@ -195,7 +195,7 @@ def _marks(map_: RobustnessMap, cell: Cell) -> str:
     marks = [
         ("best", map_.best_cell is cell),
         ("within tolerance", cell.in_region),
-        ("can't be told from the best", cell.like_best),
+        ("indistinguishable from the best", cell.like_best),
     ]
     return ", ".join(text for text, applies in marks if applies)
 
@@ -204,7 +204,7 @@ ROBUSTNESS = Exhibit(
     in_paper=True,
     name="robustness",
     section="maps",
-    title="Robustness maps, a panel a batch size",
+    title="Robustness maps, one panel per batch size",
     compute=compute_optimizer_maps,
     draw=lambda found, theme: draw_maps(found.maps, theme=theme, scale=found.scale),
     data=lambda found: map_data(found.maps),

@@ -1,6 +1,6 @@
-"""Runs as lines across their hyperparameters and a metric: parallel coordinates of as many as a browser can draw.
+"""Parallel coordinates: runs as lines across their hyperparameters and a metric, as many as a browser can draw.
 
-Drawn as plain lines, one trace a shade: Plotly's own parallel coordinates compile code in the browser, which a strict
+Drawn as plain lines, one trace per shade: Plotly's own parallel coordinates compile code in the browser, which a strict
 content-security policy forbids.
 """
 
@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from sensitivity.analysis.study_results import StudyResults
-from sensitivity.figures.axes import falls
+from sensitivity.figures.axes import is_reversed
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.labels import number, optimizer_label, safe
@@ -29,14 +29,14 @@ from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
 _SHADES = 12
-_MOST_TICKS = 9
+_MAX_TICKS = 9
 _TICK_GAP = 0.045
-"""Of the height, between two ticks."""
+"""Smallest distance between two ticks, as a share of the height."""
 
 
 @dataclass(frozen=True)
 class _Coordinate:
-    """An upright axis: where each run crosses it, from 0 to 1, and its ticks."""
+    """A vertical axis: where each run crosses it, from 0 to 1, and its ticks."""
 
     label: str
     places: Sequence[float]
@@ -44,14 +44,14 @@ class _Coordinate:
 
 
 def draw_parallel(
-    runs: pd.DataFrame, metric: Metric, parameters: Sequence[str], *, of: int, said: str, theme: Theme = LIGHT
+    runs: pd.DataFrame, metric: Metric, parameters: Sequence[str], *, of: int, selection: str, theme: Theme = LIGHT
 ) -> go.Figure:
     """Draw `runs`, each with a finite value of `metric`, across batch size, `parameters` and the metric.
 
-    `of` is the number of runs that these were taken from, and `said` how.
+    `of` is the number of runs from which these were selected, and `selection` describes the selection.
 
     Raises:
-        NothingToShowError: no run.
+        NothingToShowError: `runs` is empty.
     """
     if not len(runs):
         raise NothingToShowError(NO_RESULT)
@@ -75,7 +75,7 @@ def draw_parallel(
         title={
             "text": f"Completed runs across their hyperparameters, by {metric.label}",
             "subtitle": {
-                "text": f"n = {len(runs):,} of {of:,} completed runs{said} · a line is a run{_lacking(coordinates)}"
+                "text": f"n = {len(runs):,} of {of:,} completed runs{selection} · lines are runs{_lacking(coordinates)}"
             },
         },
         xaxis={
@@ -99,7 +99,7 @@ def _lacking(coordinates: Sequence[_Coordinate]) -> str:
 
 
 def _lines(coordinates: Sequence[_Coordinate], scale: Scale, theme: Theme) -> list[go.Scatter]:
-    """Return the lines, the worst first, so that the best lie on top; a gap parts two lines of a trace."""
+    """Return the lines, worst first, so that the best are on top; a gap separates two lines of a trace."""
     quality = coordinates[-1].places
     colours = _shades(scale.colours, theme)
     by_shade: dict[int, list[int]] = {}
@@ -111,7 +111,7 @@ def _lines(coordinates: Sequence[_Coordinate], scale: Scale, theme: Theme) -> li
         xs: list[float | None] = []
         ys: list[float | None] = []
         for run in by_shade[shade]:
-            # An optimizer may lack a hyperparameter: its line goes straight on to the next axis that it has.
+            # An optimizer may lack a hyperparameter: its line continues straight to the next axis that it has.
             there = [x for x, coordinate in enumerate(coordinates) if math.isfinite(coordinate.places[run])]
             xs += there
             ys += [coordinates[x].places[run] for x in there]
@@ -133,14 +133,14 @@ def _of_metric(metric: Metric, scale: Scale, values: Sequence[float]) -> _Coordi
 
 
 def _shades(colours: str, theme: Theme) -> list[str]:
-    """Return the colours of lines, of the part of a scale that is told from the ground: its bad end is nearly dark."""
+    """Return the line colours: the part of a scale with contrast to the background; the bad end is nearly dark."""
     low, high = (0.0, 1.0) if theme.name != "dark" else (0.0, 0.72) if colours.endswith("_r") else (0.28, 1.0)
     shades: list[str] = sample_colorscale(colours, [low + k / (_SHADES - 1) * (high - low) for k in range(_SHADES)])
     return shades
 
 
 def _of_names(label: str, names: Sequence[str]) -> _Coordinate:
-    """Return an axis of names, the first of the study on top."""
+    """Return an axis of names, with the study's first name at the top."""
     known = list(dict.fromkeys(sorted(names)))
     place = {name: 1 - (k + 0.5) / len(known) for k, name in enumerate(known)}
     ticks = [(place[name], optimizer_label(name)) for name in known]
@@ -148,10 +148,10 @@ def _of_names(label: str, names: Sequence[str]) -> _Coordinate:
 
 
 def _of_parameter(name: str, values: Sequence[float]) -> _Coordinate:
-    """Return the axis of a hyperparameter, in the coordinate and the direction that maps draw it in."""
+    """Return the axis of a hyperparameter, in the same coordinate and direction as in maps."""
     declared = hyperparameter(name)
     found = _coordinate(safe(declared.coordinate_label), [declared.coordinate(value) for value in values])
-    if not falls(name):
+    if not is_reversed(name):
         return found
     return _Coordinate(found.label, [1 - at for at in found.places], [(1 - at, text) for at, text in found.ticks])
 
@@ -169,33 +169,33 @@ def _coordinate(label: str, values: Sequence[float]) -> _Coordinate:
         return math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
 
     ticked = known
-    if len(known) > _MOST_TICKS:
-        steps = [k / (_MOST_TICKS - 1) for k in range(_MOST_TICKS)]
+    if len(known) > _MAX_TICKS:
+        steps = [k / (_MAX_TICKS - 1) for k in range(_MAX_TICKS)]
         ticked = [low * (high / low) ** s if log else low + s * (high - low) for s in steps]
     ticks: list[tuple[float, str]] = []
-    for value in reversed(ticked):  # the largest is always named, and none stands on another
+    for value in reversed(ticked):  # the largest is always labelled, and no two overlap
         if not ticks or ticks[-1][0] - place(value) >= _TICK_GAP:
             ticks.append((place(value), number(value)))
     return _Coordinate(label, [place(value) for value in values], ticks)
 
 
-MOST_LINES = 2_000
-"""Runs that are drawn: more make a browser stutter."""
+MAX_LINES = 2_000
+"""Largest number of runs drawn; more make a browser slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """Runs that are drawn as lines, and of how many they were taken, and how."""
+    """Runs drawn as lines, the number from which they were selected, and how."""
 
     runs: pd.DataFrame
     metric: Metric
     parameters: tuple[str, ...]
     of: int
-    said: str
+    selection: str
 
 
 def compute_lines(results: StudyResults) -> Lines:
-    """Return the completed runs with a value of the metric; of very many, the best and an even choice of the others.
+    """Return the completed runs with a value of the metric; of very many, the best and an even sample of the others.
 
     Raises:
         NothingToShowError: no run has completed.
@@ -205,17 +205,17 @@ def compute_lines(results: StudyResults) -> Lines:
     done = runs[measured].sort_values(metric.name, ascending=metric.lower_is_better, kind="stable")
     if not len(done):
         raise NothingToShowError("No run has completed yet.")
-    if len(done) <= MOST_LINES:
-        return Lines(runs=done, metric=metric, parameters=results.varying, of=len(done), said="")
-    best = MOST_LINES // 2
+    if len(done) <= MAX_LINES:
+        return Lines(runs=done, metric=metric, parameters=results.varying, of=len(done), selection="")
+    best = MAX_LINES // 2
     rest = done.iloc[best:]
-    spread = np.linspace(0, len(rest) - 1, MOST_LINES - best).round().astype(int)
+    spread = np.linspace(0, len(rest) - 1, MAX_LINES - best).round().astype(int)
     return Lines(
         runs=pd.concat([done.iloc[:best], rest.iloc[spread]]),
         metric=metric,
         parameters=results.varying,
         of=len(done),
-        said=f": the best {best:,}, and every {len(rest) / (MOST_LINES - best):.1f}th of the others by rank",
+        selection=f": the best {best:,}, and every {len(rest) / (MAX_LINES - best):.1f}th of the others by rank",
     )
 
 
@@ -232,7 +232,7 @@ PARALLEL = Exhibit(
     title="Completed runs across their hyperparameters and the metric",
     compute=compute_lines,
     draw=lambda lines, theme: draw_parallel(
-        lines.runs, lines.metric, lines.parameters, of=lines.of, said=lines.said, theme=theme
+        lines.runs, lines.metric, lines.parameters, of=lines.of, selection=lines.selection, theme=theme
     ),
     data=line_data,
     depends=("filters", "metric"),

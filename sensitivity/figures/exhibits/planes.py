@@ -1,6 +1,6 @@
-"""Where in the plane of hyperparameters a target is reached, after Shallue et al. (2019): the outcome by glyph.
+"""Where a target is reached in the plane of two hyperparameters, after Shallue et al. (2019); glyphs show outcomes.
 
-Of momentum the axis is 1 - momentum, for lr / (1 - momentum) is what a step amounts to.
+The axis of momentum is 1 - momentum, because lr / (1 - momentum) is the effective step size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from sensitivity.analysis.designs import Parameters
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.analysis.success_plane import SuccessCell, SuccessPlane
-from sensitivity.figures.axes import add_panel_title, falls
+from sensitivity.figures.axes import add_panel_title, is_reversed
 from sensitivity.figures.data import Data
 from sensitivity.figures.exhibit import OPTIMIZER, Exhibit
 from sensitivity.figures.labels import count, number, optimizer_label, parameter_label, safe, target_label
@@ -33,15 +33,15 @@ def draw_planes(
     best: Mapping[int, Parameters] | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw the planes of one optimizer, one panel a batch size; `best` stars a configuration at each batch size.
+    """Draw the planes of one optimizer, one panel per batch size; a star marks the configuration in `best` at each.
 
     Raises:
-        NothingToShowError: no result in any plane, or planes of one hyperparameter.
+        NothingToShowError: no plane has a result, or only one hyperparameter varies.
     """
     if not any(cell.n for plane in planes for cell in plane.cells):
         raise NothingToShowError(NO_RESULT)
     if planes[0].y_name is None:
-        raise NothingToShowError("One hyperparameter varies, and a plane takes two.")
+        raise NothingToShowError("Only one hyperparameter varies; a plane needs two.")
     first = planes[0]
     x_name, y_name = first.x_name, str(first.y_name)
     height = min(max(26 * len(first.y_values), 200), 340)
@@ -100,7 +100,7 @@ def draw_planes(
     return panels.finish(
         theme,
         f"{optimizer_label(first.optimizer)}: where {safe(target)} is reached",
-        [f"n = {count(n, 'run')} with a result of {planned:,} planned", "a glyph is a configuration", pooled],
+        [f"n = {count(n, 'run')} with a result of {planned:,} planned", "each glyph is a configuration", pooled],
         panel_width=250,
     )
 
@@ -109,13 +109,13 @@ def _axis(name: str, values: Sequence[float]) -> dict[str, object]:
     if min(values) > 0:
         axis = log_axis(values)
         ends: Any = axis["range"]
-        return {**axis, "range": ends[::-1] if falls(name) else ends}
+        return {**axis, "range": ends[::-1] if is_reversed(name) else ends}
     shown = sorted(set(values))
     return {"tickvals": shown, "ticktext": [number(value) for value in shown]}
 
 
 def _glyphs(plane: SuccessPlane, theme: Theme) -> list[tuple[str, dict[str, object], list[SuccessCell]]]:
-    """Return legend, marker and cells of each kind that is there."""
+    """Return the legend, marker and cells of each kind that occurs."""
     blue, grey = theme.category(0), theme.hatch_line
 
     def kind(cell: SuccessCell) -> str:
@@ -158,7 +158,7 @@ def _hover(plane: SuccessPlane, cell: SuccessCell) -> str:
 
 
 def plane_data(planes: Sequence[SuccessPlane]) -> Data:
-    """Return runs by outcome over the hyperparameter plane."""
+    """Return the runs by outcome over the plane of hyperparameters."""
     counts = ("configurations", "reached", "censored", "diverged", "failed", "waiting")
     return Data(
         columns=("optimizer", "batch_size", planes[0].x_name, planes[0].y_name or "", *counts, "rate"),
@@ -176,16 +176,16 @@ class OptimizerPlanes:
 
     planes: tuple[SuccessPlane, ...]
     target: str
-    """In words."""
+    """The target in words."""
     best: Mapping[int, Parameters]
-    """Batch size -> the configuration that is fastest to the target."""
+    """Batch size -> configuration that reaches the target fastest."""
 
 
 def compute_optimizer_planes(results: StudyResults, optimizer: str) -> OptimizerPlanes:
-    """Return the planes of an optimizer for the target that is looked at.
+    """Return the planes of an optimizer for the current target.
 
     Raises:
-        NothingToShowError: no target, or no plane.
+        NothingToShowError: there is no target, or no plane.
     """
     if results.target is None:
         raise NothingToShowError(NO_TARGET)

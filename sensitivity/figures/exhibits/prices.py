@@ -1,4 +1,4 @@
-"""The price of tuning: trials, device-seconds and FLOPs that are expected until a drawn setting works."""
+"""The price of tuning: expected trials, device-seconds and FLOPs until a sampled setting works."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from sensitivity.figures.theme import LIGHT, Style, Theme
 from sensitivity.study.metrics import METRICS
 
 _PANELS = (("trials", "expected trials"), ("seconds", "device-seconds"), ("flops", "FLOPs"))
-_APART = 0.26
-"""Between the optimizers of a batch size, in rows."""
+_ROW_OFFSET = 0.26
+"""Distance between the optimizers of a batch size, in rows."""
 
 
 def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the prices until a setting reaches `target` (in words), a row a batch size, a panel a unit.
+    """Draw the prices until a setting reaches `target` (in words), one row per batch size, one panel per unit.
 
     Raises:
-        NothingToShowError: no price that isn't refused, nor a bound of one.
+        NothingToShowError: no price has an interval or a bound.
     """
     shown = [price for price in prices if price.refused is None and _ends(price.trials)]
     if not shown:
@@ -50,7 +50,7 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
         edge = 10 ** float(axis["range"][1])  # type: ignore[index]
         for price in shown:
             style = theme.style(order.index(price.optimizer))
-            y = rows.index(price.batch_size) + _APART * (order.index(price.optimizer) - (len(order) - 1) / 2)
+            y = rows.index(price.batch_size) + _ROW_OFFSET * (order.index(price.optimizer) - (len(order) - 1) / 2)
             for trace in _traces(price, getattr(price, unit), y, edge, style, theme):
                 trace.showlegend = trace.name is not None and trace.name not in named
                 named.add(trace.name or "")
@@ -65,11 +65,11 @@ def draw_prices(prices: Sequence[TuningPrice], target: str, *, theme: Theme = LI
     draws = sum(price.draws for price in shown if price.batch_size is not None)
     return panels.finish(
         theme,
-        f"The price of tuning: what it takes until a setting reaches {safe(target)}",
+        f"The price of tuning until a setting reaches {safe(target)}",
         [
             f"n = {count(draws, 'draw')}",
             *(f"{optimizer_label(name)}: {safe(price.prior)}" for name, price in priors.items()),
-            *(f"lines: 95%, {said}" for said in dict.fromkeys(price.success.covers for price in shown) if said),
+            *(f"lines: 95%, {text}" for text in dict.fromkeys(price.success.covers for price in shown) if text),
             "open, pointing right: none of the draws works, and this is the lower bound",
         ],
         panel_width=330,
@@ -85,7 +85,7 @@ def _ends(estimate: Estimate) -> list[float]:
 def _traces(
     price: TuningPrice, estimate: Estimate, y: float, edge: float, style: Style, theme: Theme
 ) -> list[go.Scatter]:
-    """Return an interval, an arrow where it goes on, and the estimate itself."""
+    """Return the interval, an arrow where it continues, and the estimate itself."""
     name = optimizer_label(price.optimizer)
     found = []
     low, high = estimate.interval or (math.nan, math.nan)
@@ -123,11 +123,11 @@ def _hover(price: TuningPrice) -> str:
     lines.append(f"{price.reached:,} of {count(price.draws, 'draw')} reach the target")
     for what, estimate in (("trials", price.trials), ("device-seconds", price.seconds), ("FLOPs", price.flops)):
         lines.append(f"{what}: {price_text(estimate)}")
-    return "<br>".join([*lines, f"drawn from {safe(price.prior)}"])
+    return "<br>".join([*lines, f"sampled from {safe(price.prior)}"])
 
 
 def price_text(estimate: Estimate) -> str:
-    """Return a price with its interval; a lower bound where no draw works."""
+    """Return a price with its interval, or a lower bound if no draw works."""
     if estimate.interval is None:
         return number(estimate.value, 3)
     low, high = estimate.interval
@@ -137,7 +137,7 @@ def price_text(estimate: Estimate) -> str:
 
 
 def price_data(prices: Sequence[TuningPrice]) -> Data:
-    """Return prices of tuning; of all batch sizes where none is named."""
+    """Return prices of tuning; without a batch size they are over all batch sizes."""
     return Data(
         columns=(
             "optimizer", "batch_size", "settings_from", "draws", "reached", "success", "success_low", "success_high",
@@ -156,7 +156,7 @@ def price_data(prices: Sequence[TuningPrice]) -> Data:
 
 
 def price_table(prices: Sequence[TuningPrice], target: str) -> Table:
-    """Return what it takes until a setting works, with the priors."""
+    """Return the prices until a setting works, with the priors."""
     rows = [
         [
             optimizer_name(p.optimizer), "all" if p.batch_size is None else f"{p.batch_size:,}", p.prior,
@@ -168,12 +168,12 @@ def price_table(prices: Sequence[TuningPrice], target: str) -> Table:
     header = (
         "optimizer", "batch size", "settings are from", "work", "share", "expected trials", "device-seconds", "FLOPs",
     )  # fmt: skip
-    caption = f"What it takes until a setting reaches {target}, with 95% intervals."
+    caption = f"Price until a setting reaches {target}, with 95% intervals."
     return Table(caption=caption, header=header, rows=rows, text_columns=3)
 
 
 def price_ratio_table(ratios: Sequence[PriceRatio]) -> Table:
-    """Return the price of tuning of one optimizer as a multiple of another's."""
+    """Return the price of tuning one optimizer as a multiple of another's."""
     one, other = optimizer_name(ratios[0].candidate), optimizer_name(ratios[0].reference)
     rows = [
         ["all" if r.batch_size is None else f"{r.batch_size:,}", *map(price_text, (r.trials, r.seconds, r.flops))]
@@ -186,20 +186,20 @@ def price_ratio_table(ratios: Sequence[PriceRatio]) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """What it takes until a drawn setting reaches the target."""
+    """Prices until a sampled setting reaches the target."""
 
     prices: tuple[TuningPrice, ...]
     ratios: tuple[tuple[PriceRatio, ...], ...]
-    """Of each pair that has some."""
+    """Ratios of each pair that has any."""
     target: str
-    """In words."""
+    """The target in words."""
 
 
 def compute_tuning_prices(results: StudyResults) -> Prices:
-    """Return the prices of tuning for the target that is looked at.
+    """Return the prices of tuning for the current target.
 
     Raises:
-        NothingToShowError: no target.
+        NothingToShowError: there is no target.
     """
     if results.target is None:
         raise NothingToShowError(NO_TARGET)

@@ -1,4 +1,4 @@
-"""How sensitive an optimizer is, in numbers: robust regions in decades, and sensitivity scalars."""
+"""Sensitivity of an optimizer in numbers: robust regions in decades, and sensitivity scalars."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from sensitivity.study.metrics import METRICS
 
 
 def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the robust regions in decades a dimension over batch size, one panel a rule and threshold's metric.
+    """Draw the robust regions in decades per dimension against batch size, one panel per rule and metric.
 
     Raises:
-        NothingToShowError: no region with a size.
+        NothingToShowError: no region has a size.
     """
     known = [region for region in regions if region.decades.known]
     if not known:
@@ -51,7 +51,10 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
         for position, optimizer in enumerate(order):
             own = [region for region in known if region.optimizer == optimizer and _rule(region) == title]
             style, name = theme.style(position), optimizer_label(optimizer)
-            for bounded, symbol, said in ((False, style.symbol, name), (True, "triangle-up-open", f"{name}, at least")):
+            for bounded, symbol, legend in (
+                (False, style.symbol, name),
+                (True, "triangle-up-open", f"{name}, at least"),
+            ):
                 part = [region for region in own if bool(region.touches) is bounded]
                 if not part:
                     continue
@@ -60,8 +63,8 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
                         x=[region.batch_size for region in part],
                         y=[region.decades.value for region in part],
                         mode="markers",
-                        name=said,
-                        showlegend=said not in shown,
+                        name=legend,
+                        showlegend=legend not in shown,
                         marker={
                             "symbol": symbol,
                             "size": 11,
@@ -75,7 +78,7 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
                     row=row,
                     col=column,
                 )
-                shown.add(said)
+                shown.add(legend)
             panels.figure.add_trace(
                 go.Scatter(
                     x=[region.batch_size for region in own],
@@ -91,7 +94,7 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
         add_panel_title(panels.figure, title, row, column)
     panels.figure.update_xaxes(**batch_axis([region.batch_size for region in known]))
     panels.figure.update_yaxes(rangemode="tozero")
-    panels.figure.update_yaxes(title_text="decades a dimension", col=1)
+    panels.figure.update_yaxes(title_text="decades per dimension", col=1)
     dimensions = [
         f"{optimizer_label(name)} over "
         + " and ".join(parameter_label(n) for n in next(r.names for r in known if r.optimizer == name))
@@ -105,7 +108,7 @@ def draw_regions(regions: Sequence[RobustRegion], *, theme: Theme = LIGHT) -> go
         [
             f"n = {count(n.n, n.of.removesuffix('s'))}",
             *dimensions,
-            "pointing up: the region reaches the edge of the box, and is at least so large",
+            "pointing up: the region reaches the edge of the box, so this is a lower bound",
             *(f"bars: {covers}" for covers in dict.fromkeys(region.decades.covers for region in known) if covers),
         ],
         panel_width=440,
@@ -116,7 +119,7 @@ def _rule(region: RobustRegion) -> str:
     metric = METRICS[region.metric]
     if region.rule == "own-best":
         return f"{metric.label} near the optimizer's own best"
-    return f"{target_label(metric, region.threshold)}, for all alike"
+    return f"{target_label(metric, region.threshold)}, the same for all"
 
 
 def _region_hover(region: RobustRegion) -> str:
@@ -127,7 +130,7 @@ def _region_hover(region: RobustRegion) -> str:
     )
     return (
         f"<b>{optimizer_label(region.optimizer)}, batch size {region.batch_size:,}</b><br>"
-        f"{'at least ' if region.touches else ''}{interval_text(region.decades)} decades a dimension<br>"
+        f"{'at least ' if region.touches else ''}{interval_text(region.decades)} decades per dimension<br>"
         f"volume {number(region.volume.value, 3)} decades^{len(region.names)} of {names}<br>"
         f"threshold {metric_value(METRICS[region.metric], region.threshold)}<br>box: {box}<br>"
         f"n = {count(region.decades.n, region.decades.of.removesuffix('s'))}"
@@ -135,10 +138,10 @@ def _region_hover(region: RobustRegion) -> str:
 
 
 def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw learning-rate sensitivity, tunability and the loss by one setting for all batch sizes.
+    """Draw learning-rate sensitivity, tunability, and the loss from using one setting for all batch sizes.
 
     Raises:
-        NothingToShowError: no scalar with a value.
+        NothingToShowError: no scalar has a value.
     """
     order = list(dict.fromkeys([*(tuning.optimizer for tuning in tunings), *(one.optimizer for one in lr)]))
     by_batch: dict[str, dict[str, dict[int, Estimate]]] = {}
@@ -155,7 +158,7 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
         if any(e.known for of in group.values() for e in of.values())
     }
     if not kept:
-        raise NothingToShowError("There are too few results for a scalar of sensitivity.")
+        raise NothingToShowError("There are too few results for a measure of sensitivity.")
     metric = METRICS[(lr[0] if lr else tunings[0]).metric]
     factor = 100.0 if metric.percent else 1.0
     panels = make_panels(len(kept), columns=2, height=300, shared_y=False)
@@ -173,15 +176,15 @@ def draw_sensitivity(lr: Sequence[LrSensitivity], tunings: Sequence[Tuning], *, 
     panels.figure.update_yaxes(title_text=lost, zeroline=True, zerolinecolor=theme.muted)
     n = max(e.n for group in kept.values() for of in group.values() for e in of.values())
     settings = [
-        f"{optimizer_label(tuning.optimizer)}'s one setting loses {interval_text(_scaled(tuning.one_setting, factor))}"
-        " on average"
+        f"{optimizer_label(tuning.optimizer)}'s single setting loses"
+        f" {interval_text(_scaled(tuning.one_setting, factor))} on average"
         for tuning in tunings
         if tuning.one_setting.known
     ]
     return panels.finish(
         theme,
-        f"What an untuned setting costs in {metric.label}",
-        [f"n = {count(n, 'seed')} that judge", *settings, "bars: 95% interval over seeds (Student's t)"],
+        f"Cost of an untuned setting in {metric.label}",
+        [f"n = {count(n, 'judging seed')}", *settings, "bars: 95% interval over seeds (Student's t)"],
         panel_width=420,
     )
 
@@ -267,7 +270,7 @@ _NOTHING_TO_TUNE = "nothing from that setting on"
 
 
 def tuning_table(tunings: Sequence[Tuning]) -> Table:
-    """Return the one setting for all batch sizes, and what has to be tuned at each."""
+    """Return the single setting for all batch sizes, and which hyperparameters need tuning at each."""
     rows = [
         [
             optimizer_name(t.optimizer), f"{at.batch_size:,}", settings(t.default), settings(at.best),
@@ -282,7 +285,7 @@ def tuning_table(tunings: Sequence[Tuning]) -> Table:
     )  # fmt: skip
     caption = (
         "What has to be tuned. Effective dimension: the fewest hyperparameters to tune, from the one setting, for 95%"
-        " of what the best gains over the untrained network."
+        " of the best setting's gain over the untrained network."
     )
     table = Table(caption=caption, header=header, rows=rows, text_columns=6)
     return table.without_empty("effective dimension", "to tune")
@@ -290,14 +293,14 @@ def tuning_table(tunings: Sequence[Tuning]) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Scalars:
-    """What it costs to miss the best learning rate, and to use one setting for all batch sizes."""
+    """Cost of missing the best learning rate, and of using one setting for all batch sizes."""
 
     lr: tuple[LrSensitivity, ...]
     tunings: tuple[Tuning, ...]
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
-        """Why some were refused, and what has to be known of the others."""
+        """Reasons why some were refused, and cautions on the others."""
         gains = [at.gain for tuning in self.tunings for at in tuning.tunability]
         found = [*(one.sensitivity for one in self.lr), *(tuning.one_setting for tuning in self.tunings), *gains]
         return tuple(
@@ -323,7 +326,7 @@ REGIONS = Exhibit(
 SENSITIVITY = Exhibit(
     name="sensitivity",
     section="regions",
-    title="What a wrong learning rate, and one setting for all batch sizes, cost",
+    title="Cost of a wrong learning rate, and of one setting for all batch sizes",
     compute=lambda results: Scalars(lr=results.lr_sensitivity, tunings=results.tunings),
     draw=lambda found, theme: draw_sensitivity(found.lr, found.tunings, theme=theme),
     data=lambda found: sensitivity_data(found.lr, found.tunings),

@@ -1,4 +1,4 @@
-"""Scaling with batch size: time to a target against ideal scaling, efficiency, and critical batch sizes."""
+"""Scaling with batch size: time to a target compared with ideal scaling, efficiency, and critical batch sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sensitivity.figures.traces import whiskers
 from sensitivity.study.metrics import METRICS
 
 Groups = Mapping[str, Sequence[ScalingCurve]]
-"""A target in words -> its scaling curves, one an optimizer, all in one unit."""
+"""A target in words -> its scaling curves, one per optimizer, all in one unit."""
 
 UNIT_WORDS: dict[TimeUnit, str] = {
     "steps": "steps",
@@ -48,19 +48,19 @@ _STATES = {
 
 
 def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False) -> go.Figure:
-    """Draw S(B), the time to each target by the best configuration, beside ideal scaling; one panel a target.
+    """Draw S(B), the time to each target with the best configuration, and ideal scaling; one panel per target.
 
-    Groups are targets of one study, or with `several` one target each of several studies, whose runs add up.
+    The groups are targets of one study or, if `several`, one target for each of several studies, whose runs add up.
 
     Raises:
-        NothingToShowError: no curve with a result.
+        NothingToShowError: no curve has a result.
     """
     curves = curves_with_result(groups)
     unit = curves[0].unit
     panels = make_panels(len(groups), columns=2, height=330)
     sizes = [point.batch_size for curve in curves for point in curve.points]
     times = [value for curve in curves for point in curve.points for value in _span(point)]
-    # Ideal times far below all that were measured would push these together; their lines leave the panel instead.
+    # Ideal times far below all measured ones would squeeze the axis; their lines leave the panel instead.
     floor = min((value for value in times if value > 0), default=0.0) / 4
     ideal = [max(value, floor) for curve in curves for value in curve.ideal()]
     axis = log_axis([*times, *ideal], base_two=unit == "steps")
@@ -82,25 +82,25 @@ def draw_scaling(groups: Groups, *, theme: Theme = LIGHT, several: bool = False)
         f"Time to target in {UNIT_WORDS[unit]}, against ideal scaling",
         [
             _n(curves, several=several),
-            "fastest configuration of each batch size, timed on seeds that did not choose it where there are several",
+            "fastest configuration of each batch size, timed on seeds not used to choose it if there are several",
             "dashed: ideal scaling from the smallest batch size reached",
             "open: reached by some seeds only (expected running time, which may exceed the budget), (pointing up) by"
             " none within the budget, (pointing down) by the first evaluation already",
-            "bars: 95% interval over seeds (Student's t), and what lies between evaluations",
+            "bars: 95% interval over seeds (Student's t), including the gap between evaluations",
         ],
         panel_width=440,
     )
 
 
 def draw_efficiency(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the efficiency of each optimizer: ideal time over measured time, from its smallest batch size reached.
+    """Draw the efficiency of each optimizer: ideal time over measured time, from the smallest batch size reached.
 
     Raises:
         NothingToShowError: no target was reached.
     """
     curves = curves_with_result(groups)
     if not any(point.efficiency.known for curve in curves for point in curve.points):
-        raise NothingToShowError("An efficiency needs a batch size at which a target was reached.")
+        raise NothingToShowError("Efficiency needs a batch size at which a target was reached.")
     panels = make_panels(len(groups), columns=2, height=300)
     shown: set[str] = set()
     for (row, column), (title, group) in zip(panels.places(), groups.items(), strict=True):
@@ -140,7 +140,7 @@ def draw_efficiency(groups: Groups, *, theme: Theme = LIGHT) -> go.Figure:
         f"Scaling efficiency in {UNIT_WORDS[curves[0].unit]}",
         [
             _n(curves),
-            "time that ideal scaling from the smallest batch size would take, over the time it took",
+            "time of ideal scaling from the smallest batch size, over the time it took",
             "bars: 95% interval over seeds (Student's t); none with one seed or where seeds agree exactly",
         ],
         panel_width=440,
@@ -169,7 +169,7 @@ def _n(curves: Sequence[ScalingCurve], *, several: bool = False) -> str:
 
 
 def seed_counts(curves: Sequence[ScalingCurve]) -> str:
-    """Return how many seeds the curves rest on, in words."""
+    """Return the number of seeds behind the curves, in words."""
     seeds = sorted({point.time.n for curve in curves for point in curve.points if point.state == "reached"} or {0})
     return count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]:,} to {count(seeds[-1], 'seed')}"
 
@@ -276,12 +276,12 @@ def scaling_data(groups: Mapping[str, Sequence[ScalingCurve]]) -> Data:
 
 
 def named_curves(groups: Mapping[str, Sequence[ScalingCurve]]) -> Iterable[tuple[str, ScalingCurve]]:
-    """Return each curve with the target, in words, that it is for."""
+    """Return each curve with its target in words."""
     return ((title, curve) for title, group in groups.items() for curve in group)
 
 
 def groups_of(results: StudyResults, unit: TimeUnit = "steps") -> Groups:
-    """Return the scaling curves to each target of a study, by the target in words.
+    """Return the scaling curves of a study, by target in words.
 
     Raises:
         NothingToShowError: the study has no target.
@@ -299,7 +299,7 @@ _SHORT_UNITS = {unit: words.replace("floating-point operations", "FLOPs") for un
 
 
 def _units(results: StudyResults) -> dict[TimeUnit, str]:
-    """Return the units in which times are known: of runs that were made elsewhere, maybe not all."""
+    """Return the units in which times are known; imported runs may lack some."""
     return {unit: words for unit, words in _SHORT_UNITS.items() if unit in results.units}
 
 

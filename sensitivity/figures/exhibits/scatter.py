@@ -1,4 +1,4 @@
-"""Single runs as points: any two numbers of theirs, coloured by a third; and the metric along each hyperparameter."""
+"""Single runs as points: any two of their numbers, coloured by a third; and the metric along each hyperparameter."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
-MOST_POINTS = 3_000
-"""Of a panel: more make a browser stutter."""
+MAX_POINTS = 3_000
+"""Largest number of points in a panel; more make a browser slow."""
 _CATEGORIES = {"optimizer": "optimizer", "status": "status"}
 _PANELS_A_ROW = 3
 _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 300, 96
@@ -30,20 +30,20 @@ _TOP, _BOTTOM, _PANEL, _BETWEEN = 92, 84, 300, 96
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Runs with the axes that they lie along."""
+    """Runs and the axes on which they are placed."""
 
     runs: pd.DataFrame
     x: Axis
     y: Axis
     shade: Axis | None
-    """None where they are coloured by a name."""
+    """None if they are coloured by a name."""
     columns: tuple[str, str, str]
     of: int
-    """Planned runs that are looked at."""
+    """Planned runs in the current view."""
     left_out: int
-    """Runs with both numbers that are not drawn, for there are very many."""
+    """Number of runs with both numbers that are not drawn because there are too many."""
     order: tuple[str, ...]
-    """Names of the colours, where these are of names."""
+    """Names in the order of their colours, if the runs are coloured by a name."""
     metric: Metric
 
 
@@ -51,7 +51,7 @@ def _numbers(results: StudyResults) -> Mapping[str, str]:
     return run_numbers(results)
 
 
-def _up(results: StudyResults) -> Mapping[str, str]:
+def _y_numbers(results: StudyResults) -> Mapping[str, str]:
     found = run_numbers(results)
     first = results.metric.name
     return {first: found[first]} | found
@@ -62,7 +62,7 @@ def _shades(results: StudyResults) -> Mapping[str, str]:
 
 
 def compute_points(results: StudyResults, x: str, y: str, by: str) -> Points:
-    """Return the runs that have both numbers; of very many an even choice.
+    """Return the runs that have both numbers; of very many, an even sample.
 
     Raises:
         NothingToShowError: no run has both.
@@ -73,7 +73,7 @@ def compute_points(results: StudyResults, x: str, y: str, by: str) -> Points:
     if not len(there):
         names = run_numbers(results)
         raise NothingToShowError(f"No run has both numbers: {names[x]} and {names[y]}.")
-    drawn = evenly(there, MOST_POINTS)
+    drawn = evenly(there, MAX_POINTS)
     named_by = by in _CATEGORIES
     order = results.spec.optimizers if by == "optimizer" else [status.value for status in Status]
     return Points(
@@ -90,7 +90,7 @@ def compute_points(results: StudyResults, x: str, y: str, by: str) -> Points:
 
 
 def evenly(runs: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return at most so many of the runs, evenly spaced in their order."""
+    """Return at most `most` of the runs, evenly spaced in their order."""
     if len(runs) <= most:
         return runs
     return runs.iloc[np.linspace(0, len(runs) - 1, most).round().astype(int)]
@@ -132,15 +132,15 @@ def draw_points(points: Points, theme: Theme) -> go.Figure:
         )  # fmt: skip
     colour = _CATEGORIES.get(by) or (points.shade.label if points.shade else by)
     more = f", {points.left_out:,} more left out" if points.left_out else ""
-    _lay(figure.update_xaxes, points.x)
-    _lay(figure.update_yaxes, points.y)
+    _style_axis(figure.update_xaxes, points.x)
+    _style_axis(figure.update_yaxes, points.y)
     figure.update_layout(
         template=theme.template(),
         title={
             "text": f"{points.y.label} against {points.x.label}",
             "subtitle": {
                 "text": f"n = {len(points.runs):,} of {points.of:,} planned runs with both{more}"
-                f" · a point is a run · colour: {colour}"
+                f" · each point is a run · colour: {colour}"
             },
         },
         height=_TOP + 400 + _BOTTOM,
@@ -150,7 +150,7 @@ def draw_points(points: Points, theme: Theme) -> go.Figure:
     return figure
 
 
-def _lay(update: object, axis: Axis, **where: int) -> None:
+def _style_axis(update: object, axis: Axis, **where: int) -> None:
     update(  # type: ignore[operator]
         title_text=axis.label,
         tickvals=axis.tickvals,
@@ -161,9 +161,9 @@ def _lay(update: object, axis: Axis, **where: int) -> None:
 
 
 def _words(runs: pd.DataFrame) -> np.ndarray:
-    """Return what is read at each point: the run, its settings, and how it ended."""
+    """Return the hover text of each point: the run, its settings, and how it ended."""
     parameters = [name for name in runs if str(name).startswith(PARAM_PREFIX) and len(runs[name].dropna().unique()) > 1]
-    said = []
+    texts = []
     for run in runs.to_dict("records"):
         settings = ", ".join(
             f"{parameter_label(str(name).removeprefix(PARAM_PREFIX))} {number(run[name])}"
@@ -172,8 +172,8 @@ def _words(runs: pd.DataFrame) -> np.ndarray:
         )
         head = f"{optimizer_label(run['optimizer'])}, batch size {run['batch_size']:,}, seed {run['seed']}"
         tags = f"<br>tags: {safe(run['tags'])}" if run.get("tags") else ""
-        said.append(f"<b>{head}</b><br>{settings}<br>{run['status']}{tags}")
-    return np.array(said, dtype=object)
+        texts.append(f"<b>{head}</b><br>{settings}<br>{run['status']}{tags}")
+    return np.array(texts, dtype=object)
 
 
 def point_data(points: Points) -> Data:
@@ -191,8 +191,8 @@ SCATTER = Exhibit(
     draw=draw_points,
     data=point_data,
     options=(
-        Option(name="x", label="Across", values=_numbers, free=True),
-        Option(name="y", label="Up", values=_up, free=True),
+        Option(name="x", label="X axis", values=_numbers, free=True),
+        Option(name="y", label="Y axis", values=_y_numbers, free=True),
         Option(name="by", label="Colour", values=_shades, free=True),
     ),
     depends=("filters", "metric", "rows"),
@@ -203,7 +203,7 @@ SCATTER = Exhibit(
 
 @dataclass(frozen=True, kw_only=True)
 class Slices:
-    """The metric of runs along each hyperparameter that varies."""
+    """The metric of runs along each varied hyperparameter."""
 
     runs: pd.DataFrame
     metric: Metric
@@ -215,10 +215,10 @@ class Slices:
 
 
 def compute_slices(results: StudyResults) -> Slices:
-    """Return the runs with a value of the metric, and where they lie along each hyperparameter.
+    """Return the runs with a value of the metric, and their positions along each hyperparameter.
 
     Raises:
-        NothingToShowError: no run has one, or no hyperparameter varies.
+        NothingToShowError: no run has a value, or no hyperparameter varies.
     """
     metric, runs = results.metric, results.searched
     there = runs[np.isfinite(runs[metric.name].to_numpy(dtype=float))]
@@ -226,7 +226,7 @@ def compute_slices(results: StudyResults) -> Slices:
         raise NothingToShowError(NO_RESULT)
     if not results.varying:
         raise NothingToShowError("No hyperparameter varies in this study.")
-    drawn = evenly(there, MOST_POINTS)
+    drawn = evenly(there, MAX_POINTS)
     return Slices(
         runs=drawn,
         metric=metric,
@@ -238,7 +238,7 @@ def compute_slices(results: StudyResults) -> Slices:
 
 
 def draw_slices(slices: Slices, theme: Theme) -> go.Figure:
-    """Draw a panel for each hyperparameter."""
+    """Draw one panel per hyperparameter."""
     columns = min(len(slices.across), _PANELS_A_ROW)
     rows = -(-len(slices.across) // columns)
     plot = rows * _PANEL + (rows - 1) * _BETWEEN
@@ -263,14 +263,14 @@ def draw_slices(slices: Slices, theme: Theme) -> go.Figure:
                 },
                 row=row, col=column,
             )  # fmt: skip
-        _lay(figure.update_xaxes, axis, row=row, col=column)
+        _style_axis(figure.update_xaxes, axis, row=row, col=column)
     figure.update_yaxes(tickvals=slices.y.tickvals, ticktext=slices.y.ticktext)
     figure.update_yaxes(title_text=slices.y.label, col=1)
     figure.update_layout(
         template=theme.template(),
         title={
             "text": f"{slices.y.label} along each hyperparameter",
-            "subtitle": {"text": f"n = {len(slices.runs):,} of {slices.of:,} planned runs · a point is a run"},
+            "subtitle": {"text": f"n = {len(slices.runs):,} of {slices.of:,} planned runs · each point is a run"},
         },
         height=plot + _TOP + _BOTTOM,
         margin={"t": _TOP, "b": _BOTTOM, "l": 70, "r": 20},

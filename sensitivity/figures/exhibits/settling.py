@@ -1,4 +1,4 @@
-"""How a study was settled: every step of the ledger, why it was taken, what it cost and what it showed."""
+"""The ledger of a settlement: every step, why it was taken, what it cost and what it showed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.data import Data, Value
 from sensitivity.figures.exhibit import Exhibit
 from sensitivity.figures.nothing import NothingToShowError
-from sensitivity.figures.settled_words import runs_by_arm, what_it_took
+from sensitivity.figures.settled_words import runs_by_arm, settlement_summary
 from sensitivity.figures.tables import Table
 from sensitivity.study.amendments import PHASE_NAMES
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.words import duration, size
 
 NOT_SETTLED = (
-    "Nobody has settled this study: `sensitivity settle` runs what its questions need until each has an answer, or a"
+    "This study has not been settled: `sensitivity settle` runs what its questions need until each has an answer, or a"
     " budget ends."
 )
 
@@ -31,7 +31,7 @@ def _ledger(results: StudyResults) -> Ledger:
     if ledger is None:
         raise NothingToShowError(not_settled(results))
     if not ledger.entries:
-        raise NothingToShowError(what_it_took(ledger))
+        raise NothingToShowError(settlement_summary(ledger))
     return ledger
 
 
@@ -50,7 +50,7 @@ def _table(ledger: Ledger) -> Table:
         for entry in ledger.entries
     ]
     header = ("phase", "why", "what it showed", "runs by optimizer", "step", "runs", "device time", "FLOP")
-    return Table(caption=what_it_took(ledger), header=header, rows=rows, text_columns=4)
+    return Table(caption=settlement_summary(ledger), header=header, rows=rows, text_columns=4)
 
 
 def _data(ledger: Ledger) -> Data:

@@ -1,4 +1,4 @@
-"""Runs that somebody chose, side by side: their learning curves on one figure, and what differs between them."""
+"""Selected runs side by side: their learning curves in one figure, and the values in which they differ."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FOLLOWING = (
     "tags", "note",
 )  # fmt: skip
 _LONG = ("message", "note", "host", "code_version")
-"""Columns whose values name no line of a figure."""
+"""Columns with long values, which are not used to label lines of a figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide:
-    """Chosen runs, in the order in which they were chosen."""
+    """Selected runs, in the order of selection."""
 
     runs: pd.DataFrame
     curves: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -40,20 +40,20 @@ class SideBySide:
     metric: Metric
     measured: tuple[Metric, ...]
     differing: tuple[str, ...]
-    """Columns in which they differ: settings, results, then how they were made."""
+    """Columns in which they differ: settings, then results, then provenance."""
     alike: tuple[str, ...]
 
     def label(self, column: str) -> str:
-        """Return what a column is called."""
+        """Return the label of a column."""
         return column_label(column, self.measured)
 
     def values(self, column: str) -> list[str]:
-        """Return the value of each run as it is read."""
+        """Return the value of each run as text."""
         return [column_value(column, value, self.measured) for value in self.runs[column].tolist()]
 
 
 def compute_side_by_side(results: StudyResults, chosen: Sequence[str]) -> SideBySide:
-    """Return the chosen runs of a study, whatever the filters, with their curves.
+    """Return the selected runs of a study, regardless of the filters, with their curves.
 
     Raises:
         NothingToShowError: the study has none of them.
@@ -92,7 +92,7 @@ def _columns(runs: pd.DataFrame) -> Iterable[str]:
 
 
 def line_names(found: SideBySide) -> list[str]:
-    """Return what each run is called: its number, and the settings in which it differs from the others."""
+    """Return a name for each run: its number, and the settings in which it differs from the others."""
     telling = [name for name in found.differing if name in _SETTINGS or name.startswith(PARAM_PREFIX)]
     names = []
     for place, run in enumerate(found.runs.to_dict("records"), 1):
@@ -108,10 +108,10 @@ def line_names(found: SideBySide) -> list[str]:
 
 
 def draw_side_by_side(found: SideBySide, theme: Theme) -> go.Figure:
-    """Draw the curves of chosen runs.
+    """Draw the curves of selected runs.
 
     Raises:
-        NothingToShowError: none of them has one.
+        NothingToShowError: none of them has a curve.
     """
     if not any(len(epochs) for epochs, _ in found.curves):
         raise NothingToShowError(f"No chosen run has a learning curve of {found.metric.label}.")
@@ -146,9 +146,9 @@ def draw_side_by_side(found: SideBySide, theme: Theme) -> go.Figure:
 
 
 def side_by_side_data(found: SideBySide) -> Data:
-    """Return what differs between the runs: a row a column of theirs, a column a run."""
+    """Return the differences between the runs: one row per quantity, one column per run."""
     header = ("quantity", *(f"{place}: {run}" for place, run in enumerate(found.runs["trial_id"], 1)))
-    rows = [[found.label(name), *(_plain(value) for value in found.runs[name].tolist())] for name in found.differing]
+    rows = [[found.label(name), *(_scalar(value) for value in found.runs[name].tolist())] for name in found.differing]
     return Data(columns=header, rows=rows)
 
 
@@ -164,16 +164,16 @@ def curve_data(found: SideBySide) -> Data:
     )
 
 
-def _plain(value: object) -> str | float | int | None:
+def _scalar(value: object) -> str | float | int | None:
     return value if isinstance(value, (str, int, float)) else None if value is None else str(value)
 
 
 def chosen_exhibit(chosen: Sequence[str], *, table: bool) -> Exhibit[SideBySide]:
-    """Return the exhibit of chosen runs: their curves, or the table of what differs."""
+    """Return the exhibit of selected runs: their curves, or the table of their differences."""
     return Exhibit(
         name="differences" if table else "chosen-curves",
         section="",
-        title="What differs between the chosen runs" if table else "Learning curves of the chosen runs",
+        title="Differences between the chosen runs" if table else "Learning curves of the chosen runs",
         compute=lambda results: compute_side_by_side(results, chosen),
         draw=None if table else draw_side_by_side,
         data=side_by_side_data if table else curve_data,

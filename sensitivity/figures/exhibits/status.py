@@ -1,4 +1,4 @@
-"""Every planned run by status and cost, and what a KL clip did to their steps."""
+"""All planned runs by status and cost, and the effect of a KL clip on their steps."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def status_table(summary: StudySummary) -> Table:
         "optimizer", "batch size", "cells × seeds", "planned", "completed", "diverged", "stopped early",
         "failed", "interrupted", "pending", "steps", "device time", "FLOPs",
     )  # fmt: skip
-    caption = "Planned runs by status, and what they cost. No run leaves a count."
+    caption = "Planned runs by status, and their cost. Every run is counted."
     return Table(caption=caption, header=header, rows=rows, text_columns=1)
 
 
 def _cells(group: Group) -> str:
-    """Return how configurations and seeds are combined: crossed, or each seed with draws of its own."""
+    """Return how configurations and seeds are combined: crossed, or with separate configurations for each seed."""
     crossed = group.tally.planned == group.cells * group.seeds
     return f"{group.cells:,} × {group.seeds}" if crossed else f"{group.cells:,} of {group.seeds} seeds"
 
@@ -66,10 +66,10 @@ STATUS = Exhibit(
 
 
 def compute_clips(results: StudyResults) -> tuple[Clipping, ...]:
-    """Return what KL clips did.
+    """Return the effect of KL clips.
 
     Raises:
-        NothingToShowError: no optimizer has one.
+        NothingToShowError: no optimizer has a KL clip.
     """
     if not results.clipping:
         raise NothingToShowError("No optimizer here has a KL clip.")
@@ -77,9 +77,9 @@ def compute_clips(results: StudyResults) -> tuple[Clipping, ...]:
 
 
 def clipping_table(clippings: Sequence[Clipping]) -> Table:
-    """Return how much a KL clip bound."""
+    """Return how often the KL clip was active."""
     return Table(
-        caption="The KL clip. Where it binds, the learning rate cancels, and robustness to it is the clip's doing.",
+        caption="The KL clip. Where it is active, the learning rate cancels, and robustness to it is due to the clip.",
         header=("optimizer", "batch size", "steps clipped", "cells clipped in most steps"),
         rows=[
             [optimizer_name(c.optimizer), f"{c.batch_size:,}", f"{c.share:.0%}", f"{c.binding:,}/{len(c.cells):,}"]
@@ -90,7 +90,7 @@ def clipping_table(clippings: Sequence[Clipping]) -> Table:
 
 
 def clipping_data(clippings: Sequence[Clipping]) -> Data:
-    """Return what the clip did to each cell."""
+    """Return the share of clipped steps of each cell."""
     return Data(
         columns=("optimizer", "batch_size", "cell_id", "share_of_steps", "effective_lr", "runs"),
         rows=[
@@ -104,7 +104,7 @@ def clipping_data(clippings: Sequence[Clipping]) -> Data:
 CLIPPING = Exhibit(
     name="clipping",
     section="runs",
-    title="What the KL clip did",
+    title="Effect of the KL clip",
     compute=compute_clips,
     data=clipping_data,
     tables=lambda clippings: [clipping_table(clippings)],

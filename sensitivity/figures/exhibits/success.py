@@ -1,4 +1,4 @@
-"""Success rates over batch size and target: labelled contours, a surface in 3-D, and the difference of two."""
+"""Success rates over batch size and target: labelled contours, a 3-D surface, and the difference of two optimizers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sensitivity.study.metrics import METRICS
 
 
 def draw_success(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw rates as contours, one panel an optimizer; as lines over targets where there is one batch size.
+    """Draw rates as contours, one panel per optimizer; as lines over targets if there is one batch size.
 
     Raises:
-        NothingToShowError: no surface that has rates and a target.
+        NothingToShowError: no surface has rates and a target.
     """
     shown = drawable(surfaces)
     scale = _targets(shown[0])
@@ -44,15 +44,15 @@ def draw_success(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) ->
 
 
 def draw_success_3d(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the rates of all optimizers as surfaces over the same axes; it needs two batch sizes and two targets.
+    """Draw the rates of all optimizers as surfaces over the same axes; this needs two batch sizes and two targets.
 
     Raises:
-        NothingToShowError: no surface that has rates, or too few batch sizes or targets for a surface.
+        NothingToShowError: no surface has rates, or there are too few batch sizes or targets for a surface.
     """
     shown = drawable(surfaces)
     scale = _targets(shown[0])
     if len(shown[0].batch_sizes) < 2 or len(shown[0].targets) < 2:
-        raise NothingToShowError("A surface needs two batch sizes and two targets; the contours show what there is.")
+        raise NothingToShowError("A surface needs two batch sizes and two targets; see the contours instead.")
     panels = make_panels(1, columns=1, height=520)
     traces = []
     order = [surface.optimizer for surface in surfaces]
@@ -103,7 +103,7 @@ def draw_success_3d(surfaces: Sequence[SuccessSurface], *, theme: Theme = LIGHT)
 
 
 _ENDS = (0.2, 0.4, 0.6, 1.0)
-"""Of the colour scale of differences: the first that holds them all."""
+"""Ends of the colour scale of differences; the first that covers all values is used."""
 
 
 def draw_success_difference(
@@ -112,10 +112,10 @@ def draw_success_difference(
     """Draw the difference of two of `surfaces`; a dot marks where its interval excludes zero.
 
     Raises:
-        NothingToShowError: no batch size that both have, or no target.
+        NothingToShowError: the two share no batch size, or there is no target.
     """
     if not difference.batch_sizes or not difference.targets:
-        raise NothingToShowError("A difference needs a batch size that both optimizers were run at, and a target.")
+        raise NothingToShowError("A difference needs a batch size that both optimizers share, and a target.")
     metric = METRICS[difference.metric]
     scale = metric_scale(metric, difference.targets)
     x = list(range(len(difference.batch_sizes)))
@@ -144,14 +144,14 @@ def draw_success_difference(
             hoverongaps=False,
         )
     )
-    told = (difference.low > 0) | (difference.high < 0)
-    places = [(b, t) for b in x for t in range(len(y)) if told[b, t]]
+    clear = (difference.low > 0) | (difference.high < 0)
+    places = [(b, t) for b in x for t in range(len(y)) if clear[b, t]]
     panels.figure.add_trace(
         go.Scatter(
             x=[b for b, _ in places],
             y=[y[t] for _, t in places],
             mode="markers",
-            name="95% interval excludes zero (each place by itself)",
+            name="95% interval excludes zero (pointwise)",
             showlegend=bool(places),
             marker={"size": 4, "color": theme.ink},
             hoverinfo="skip",
@@ -191,7 +191,7 @@ def drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
     """Return the surfaces that have rates.
 
     Raises:
-        NothingToShowError: none has.
+        NothingToShowError: none has rates.
     """
     shown = [surface for surface in surfaces if surface.refused is None and surface.targets and sum(surface.runs)]
     if not shown:
@@ -220,9 +220,9 @@ def _rate_hover(surface: SuccessSurface, b: int, t: int) -> str:
 
 
 def _contours(x: Sequence[float], y: Sequence[float], z: np.ndarray, most: float) -> list[go.Contour]:
-    """Return the rates `z` [targets, batches] as colour, and lines a tenth apart: white on dark, black on light.
+    """Return the rates `z` [targets, batches] as colour, with contour lines at tenths: white on dark, black on light.
 
-    The colours go up to the rate `most`.
+    The colours end at the rate `most`.
     """
     middle = math.floor(5 * most + 1e-6) / 10
     ground = go.Contour(
@@ -253,7 +253,7 @@ def _contours(x: Sequence[float], y: Sequence[float], z: np.ndarray, most: float
 
 
 def _dots(x: Sequence[float], y: Sequence[float], hover: Sequence[Sequence[str]], colour: str) -> go.Scatter:
-    """Return a small dot at each place that was measured: between them, contours are interpolated."""
+    """Return a small dot at each measured point; contours interpolate between them."""
     return go.Scatter(
         x=[a for a in x for _ in y],
         y=[b for _ in x for b in y],
@@ -266,7 +266,7 @@ def _dots(x: Sequence[float], y: Sequence[float], hover: Sequence[Sequence[str]]
 
 
 def _rates_axis(surfaces: Sequence[SuccessSurface]) -> dict[str, object]:
-    """Return the colours, from 0 to the first tenth that no rate exceeds."""
+    """Return the colour axis, from 0 to the first tenth that no rate exceeds."""
     largest = max(float(np.nanmax(surface.rate, initial=0.0)) for surface in surfaces)
     return {
         "cmin": 0,
@@ -295,7 +295,7 @@ def _words(surfaces: Sequence[SuccessSurface], title: str) -> tuple[str, list[st
 
 
 def _lines(surfaces: Sequence[SuccessSurface], scale: Scale, theme: Theme) -> go.Figure:
-    """Draw rates as lines: over targets, or with one target over batch sizes."""
+    """Draw rates as lines: over targets or, with one target, over batch sizes."""
     over_targets = len(surfaces[0].targets) > 1
     panels = make_panels(1, columns=1, height=340)
     for position, surface in enumerate(surfaces):

@@ -1,4 +1,4 @@
-"""Success rates in the forms that they are shown in: contours, a surface, the difference of two optimizers."""
+"""Success rates in all their forms: contours, a surface, and the difference of two optimizers."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def difference_data(difference: SuccessDifference) -> Data:
 
 @dataclass(frozen=True, kw_only=True)
 class SuccessRates:
-    """Success rates in one of the forms that they are shown in."""
+    """Success rates in one of their forms."""
 
     surfaces: tuple[SuccessSurface, ...]
     form: str
     difference: SuccessDifference | None
-    """Of the first pair."""
+    """Difference of the first pair."""
 
 
 FORMS = {"contours": "contours", "surface": "3-D surface", "difference": "difference"}
@@ -73,13 +73,13 @@ def compute_success_rates(results: StudyResults, form: str) -> SuccessRates:
     """Return the success rates of a study.
 
     Raises:
-        NothingToShowError: there are none, or no pair to take the difference of.
+        NothingToShowError: there are none, or no pair to compare.
     """
     surfaces = results.success
     drawable(surfaces)
     difference = results.success_difference(results.pairs[0]) if results.pairs else None
     if form == "difference" and (difference is None or refusals(surface.refused for surface in surfaces)):
-        raise nothing([s.refused for s in surfaces], "A difference takes two optimizers with a batch size in common.")
+        raise nothing([s.refused for s in surfaces], "A difference needs two optimizers with a batch size in common.")
     return SuccessRates(surfaces=surfaces, form=form, difference=difference)
 
 
@@ -87,7 +87,7 @@ def draw_success_rates(rates: SuccessRates, theme: Theme) -> go.Figure:
     """Draw success rates in their form.
 
     Raises:
-        NothingToShowError: there is too little for that form.
+        NothingToShowError: there are too few results for that form.
     """
     if rates.form == "difference" and rates.difference is not None:
         return draw_success_difference(rates.difference, rates.surfaces, theme=theme)

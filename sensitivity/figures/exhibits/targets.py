@@ -1,4 +1,4 @@
-"""Where planned runs stand with respect to targets: one panel a target, one bar an optimizer and batch size."""
+"""Outcomes of planned runs with respect to targets: one panel per target, one bar per optimizer and batch size."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _TOP, _BOTTOM, _BAR, _BETWEEN = 92, 84, 30, 90
 
 
 def draw_targets(outcomes: Sequence[TargetOutcome], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw `outcomes` as bars of all planned runs, with the interval of the share reached where it has one.
+    """Draw `outcomes` as bars of all planned runs, with the interval of the share reached if there is one.
 
     Raises:
-        NothingToShowError: no outcome.
+        NothingToShowError: `outcomes` is empty.
     """
     if not outcomes:
         raise NothingToShowError(NO_TARGET)
@@ -137,7 +137,7 @@ def _whiskers(outcomes: Sequence[TargetOutcome], theme: Theme) -> dict[str, obje
 
 
 def target_data(outcomes: Sequence[TargetOutcome]) -> Data:
-    """Return where runs stand with respect to targets."""
+    """Return the counts of outcomes with respect to targets."""
     fields = (
         "metric", "target", "optimizer", "batch_size", "planned", "reached", "fell_back", "at_first",
         "censored", "diverged", "diverged_after_meeting", "failed", "waiting", "median_steps_after", "median_steps",
@@ -175,7 +175,7 @@ def target_table(outcomes: Sequence[TargetOutcome]) -> Table:
 
 
 def _steps(outcome: TargetOutcome) -> str:
-    """Return the median steps as what is known of them: at most so many, or between two evaluations."""
+    """Return what is known of the median steps: an upper bound, or the evaluations between which they lie."""
     low, high = outcome.median_steps_after, outcome.median_steps
     if low == 0 < high:
         return f"≤ {number(high, 4)}"

@@ -1,6 +1,6 @@
-"""When each run ran, how long, and how it ended: a line a run, in the order of their starts.
+"""When each run ran, how long it took and how it ended: one line per run, ordered by start.
 
-Of a study that was settled and whose own design has not been run, the runs are those of the settlement.
+For a study that was settled but whose own design has not been run, the runs are those of the settlement.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from sensitivity.figures.theme import Theme
 from sensitivity.study.results import Status
 from sensitivity.study.words import duration
 
-MOST_LINES = 2_000
+MAX_LINES = 2_000
 _COLOURS = {
     Status.COMPLETED: 0, Status.DIVERGED: 4, Status.STOPPED: 2, Status.FAILED: 3, Status.INTERRUPTED: 5,
 }  # fmt: skip
-"""Of each status, among the categories of a theme."""
+"""Status -> index of its colour among the categories of a theme."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Runs with a known start and end, in the order of their starts."""
+    """Runs with a known start and end, ordered by start."""
 
     runs: pd.DataFrame
     of: int
-    """Planned runs that are looked at, or those of the settlement."""
+    """Planned runs in the current view, or those of the settlement."""
     timed: int
-    """Those whose times are known, of which `runs` are an even choice where there are very many."""
+    """Number of runs with known times; of very many, `runs` is an even sample."""
     seconds: float
-    """From the first start to the last end."""
+    """Time from the first start to the last end."""
     settling: bool
-    """Whether they are runs of the settlement, which the study's table of runs doesn't have."""
+    """Whether they are runs of the settlement, which are not in the study's table of runs."""
 
 
 def compute_timeline(results: StudyResults) -> Timeline:
-    """Return the runs by time.
+    """Return the runs ordered by start.
 
     Raises:
         NothingToShowError: no run has a start and an end.
@@ -59,7 +59,7 @@ def compute_timeline(results: StudyResults) -> Timeline:
     ordered = timed.sort_values(["started_at", "finished_at", "trial_id"], kind="stable")
     span = ordered["finished_at"].max() - ordered["started_at"].min()
     return Timeline(
-        runs=evenly(ordered, MOST_LINES),
+        runs=evenly(ordered, MAX_LINES),
         of=len(runs),
         timed=len(timed),
         seconds=span.total_seconds(),
@@ -72,7 +72,7 @@ def _timed(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_timeline(timeline: Timeline, theme: Theme) -> go.Figure:
-    """Draw a line from the start of each run's pack to its result, and a point at the result."""
+    """Draw a line from the start of each run's pack to its result, with a point at the result."""
     figure = go.Figure()
     runs = timeline.runs.reset_index(drop=True)
     starts = runs["started_at"].dt.tz_localize(None).to_numpy()
@@ -93,11 +93,11 @@ def draw_timeline(timeline: Timeline, theme: Theme) -> go.Figure:
         )  # fmt: skip
         figure.add_scatter(
             x=ends[own], y=own + 1, mode="markers", name=status.value, showlegend=True,
-            customdata=None if timeline.settling else ids[own],  # which a click would look for in the table of runs
+            customdata=None if timeline.settling else ids[own],  # a click looks them up in the study's table of runs
             marker={"color": theme.category(colour), "size": max(4, width)}, hoverinfo="text",
             hovertext=[_words(runs.iloc[at]) for at in own],
         )  # fmt: skip
-    shown = "" if len(runs) == timeline.timed else f", an even choice of {timeline.timed:,}"
+    shown = "" if len(runs) == timeline.timed else f", evenly sampled from {timeline.timed:,}"
     what = "runs of the settlement" if timeline.settling else "planned runs"
     figure.update_layout(
         template=theme.template(),
@@ -127,7 +127,7 @@ def _words(run: pd.Series) -> str:
 
 
 def timeline_data(timeline: Timeline) -> Data:
-    """Return the runs that are drawn, times in UTC."""
+    """Return the runs that are drawn, with times in UTC."""
     runs = timeline.runs
     times = {name: runs[name].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ") for name in ("started_at", "finished_at")}
     table = runs.assign(**times, seconds=(runs["finished_at"] - runs["started_at"]).dt.total_seconds())

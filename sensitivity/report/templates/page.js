@@ -1,5 +1,5 @@
-// Figures are unpacked and drawn as they scroll into view, the rest when the browser is idle; the theme and the tabs
-// are switched here, and figures taken away.
+// Unpacks figures and draws them as they scroll into view, the rest when the browser is idle; switches the theme and
+// the tabs, and downloads figures.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -25,7 +25,7 @@
     return ready;
   }
 
-  // Figures and the template are in stand-in colours, each for one of the theme's.
+  // Figures and the template use placeholder colours, each standing for one of the theme's.
   function inTheme(text, theme) {
     return JSON.parse(text.replace(/#fade[0-9a-f]{2}/g, (standIn) => theme[standIn] ?? standIn));
   }
@@ -41,7 +41,7 @@
   async function draw(canvas) {
     const shared = await load();
     if (!figures.has(canvas.dataset.figure)) figures.set(canvas.dataset.figure, await unpack(`figure-${canvas.dataset.figure}`));
-    const theme = root.dataset.theme; // read after loading: it may have been switched meanwhile
+    const theme = root.dataset.theme; // read after loading, because it may have been switched
     if (canvas.dataset.painted !== theme) await paint(canvas, shared, theme);
   }
 
@@ -69,8 +69,8 @@
   );
   canvases.forEach((canvas) => watcher.observe(canvas));
 
-  // One figure an idle moment, those behind tabs not before they open; so that printing finds all of them drawn. A
-  // browser that is busy, or a tab in the background, has no idle moments: there the time limit draws.
+  // One figure per idle moment, those behind tabs not before they open, so that printing finds all of them drawn. A
+  // busy browser, or a tab in the background, has no idle moments; there the time limit draws.
   const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 50));
   let resting = true;
   function drawRest() {
@@ -92,9 +92,9 @@
   prefersDark.addEventListener("change", (event) => setTheme(event.matches ? "dark" : "light"));
   setTheme(prefersDark.matches ? "dark" : "light");
 
-  // A browser waits for no promise before it prints: figures are unpacked soon after the page has opened, and all that
-  // are shown are drawn in the light theme at the width of paper, at once. What is wider still is made smaller.
-  const PAPER = 700; // CSS pixels between the margins of A4, and of letter, which is wider
+  // Browsers don't wait for promises before they print: figures are unpacked soon after the page has opened, and all
+  // visible ones are drawn in the light theme at the width of paper, at once. Wider ones are scaled down.
+  const PAPER = 700; // CSS pixels between the margins of A4; letter paper is wider
   let shared = null;
   async function unpackAll() {
     const loaded = await load();
@@ -105,7 +105,7 @@
     root.dataset.printable = "yes";
   }
   const unpacked = canvases.length ? unpackAll().catch(fail) : Promise.resolve();
-  addEventListener("keydown", (event) => { // Ctrl+P before they are unpacked
+  addEventListener("keydown", (event) => { // Ctrl+P before the figures are unpacked
     if (event.key.toLowerCase() !== "p" || !(event.ctrlKey || event.metaKey) || shared || !canvases.length) return;
     event.preventDefault();
     unpacked.then(() => print());
@@ -116,7 +116,7 @@
   const fit = (element, width) => (element.style.zoom = width > PAPER ? PAPER / width : "");
   const shownCanvases = () => canvases.filter((canvas) => canvas.offsetParent);
   addEventListener("beforeprint", () => {
-    if (printed) return; // the print preview of a page that is printed anew
+    if (printed) return; // the page is printed again from its print preview
     printed = root.dataset.theme;
     root.dataset.theme = "light";
     root.classList.add("printing");
@@ -154,7 +154,7 @@
   }
   document.querySelectorAll(".switch").forEach((group) => (group.hidden = false));
   for (const button of buttons) button.addEventListener("click", () => show(button.dataset.group, button.dataset.show));
-  // The first of each, last of all what the first switch of a group has.
+  // Show the first view of each switch; the first switch of a group last, so that it decides.
   for (const button of [...buttons].reverse()) {
     if (button === button.parentElement.firstElementChild) show(button.dataset.group, button.dataset.show);
   }
