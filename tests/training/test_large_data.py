@@ -127,9 +127,16 @@ def test_what_is_no_stream_of_examples_is_a_message(tmp_path, monkeypatch, part,
     assert not [path for path in (tmp_path / "arrays").iterdir() if path.is_dir()], "nothing is left behind"
 
 
+def test_long_stream_reports_its_progress(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path))
+    monkeypatch.setattr(streams, "_REPORT_EVERY_S", 0.0)
+    stored(iter([(torch.ones(2**20), 0)] * 2), "data.py:train")
+    assert "data.py:train: 2 examples (0.0078 GiB) written so far" in caplog.text
+
+
 def test_a_stream_without_an_end_stops_before_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path))
-    monkeypatch.setattr(streams, "_LOOK_EVERY", 100)
+    monkeypatch.setattr(streams, "_CHECK_EVERY", 100)
     monkeypatch.setattr(streams, "_LEAST_LEFT", 1 << 62)
     endless = iter(lambda: (torch.ones(2), 0), None)
     with pytest.raises(UserError, match=r"GiB left after .* of examples\n  Is the stream infinite\?"):

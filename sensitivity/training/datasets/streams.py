@@ -8,7 +8,9 @@ indices as for arrays, and runs are paired exactly regardless of how the example
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +24,8 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.users_code import users_code
 from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
 
+logger = logging.getLogger(__name__)
+
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Inputs and targets."""
 _NAMES = ("inputs", "targets")
@@ -29,6 +33,8 @@ _LEAST_LEFT = 1 << 30
 """Minimum free disk space in bytes."""
 _CHECK_EVERY = 1 << 26
 """Number of bytes written between checks of the free space."""
+_REPORT_EVERY_S = 30.0
+"""Seconds between reports of how much is written, where that takes long."""
 _KINDS = (tuple, list, dict, str, bytes, np.ndarray, Tensor)
 
 
@@ -91,7 +97,7 @@ class _Column:
         self._file: BinaryIO = path.open("wb")
         self._digest = hashlib.sha256()
         self._form: tuple[np.dtype[Any], tuple[int, ...]] | None = None
-        self._count = self.bytes = 0
+        self.count = self.bytes = 0
 
     def add(self, values: np.ndarray[Any, Any], where: str) -> None:
         """Append ``[examples, ...]``; UserError if their form differs from that of the first."""
@@ -99,32 +105,32 @@ class _Column:
         self._form = self._form or form
         if form != self._form:
             raise UserError(
-                f"{where}: example {self._count:,} is {form[0]} {list(form[1])}, and the first one {self._form[0]} "
+                f"{where}: example {self.count:,} is {form[0]} {list(form[1])}, and the first one {self._form[0]} "
                 f"{list(self._form[1])}; they must be equal"
             )
         with writing():
             content = np.ascontiguousarray(values).data
             self._file.write(content)
         self._digest.update(content)
-        self._count += len(values)
+        self.count += len(values)
         self.bytes += values.nbytes
 
     def close(self) -> str:
         """Write the buffered examples, and return a digest of all."""
         with writing():
             self._file.close()
-        return f"{self._form} {self._count} {self._digest.hexdigest()}"
+        return f"{self._form} {self.count} {self._digest.hexdigest()}"
 
     def mapped(self, path: Path) -> np.ndarray[Any, Any]:
         """Return the memory-mapped content of a file of this form."""
         assert self._form is not None
         dtype, shape = self._form
         # Copy on write, because torch does not support read-only arrays; nothing is ever written.
-        return np.memmap(path, dtype, "c", shape=(self._count, *shape))
+        return np.memmap(path, dtype, "c", shape=(self.count, *shape))
 
 
 def _write(batches: Iterable[Arrays], files: Sequence[_Column], where: str) -> None:
-    looked = 0
+    looked, reported = 0, time.monotonic()
     for values in batches:
         for file, each in zip(files, values, strict=True):
             file.add(each, where)
@@ -132,6 +138,9 @@ def _write(batches: Iterable[Arrays], files: Sequence[_Column], where: str) -> N
         if written - looked >= _CHECK_EVERY:
             looked = written
             _require_room(written, where)
+        if time.monotonic() - reported >= _REPORT_EVERY_S:
+            reported = time.monotonic()
+            logger.warning("%s: %s examples (%.2g GiB) written so far", where, f"{files[0].count:,}", written / 2**30)
     if not any(file.bytes for file in files):
         raise UserError(f"{where}: it contains no examples; was a generator exhausted before?")
 
