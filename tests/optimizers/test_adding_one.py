@@ -52,7 +52,7 @@ def study(**arm):
     return parse_study(raw, source="test")
 
 
-def test_it_is_declared_named_and_trained_by_one_registration(sign):
+def test_one_registration_declares_and_trains_an_optimizer(sign):
     spec = study(kind="sign")
     assert spec.hyperparameters == ("lr", "weight_decay")
     ours = train_pack(Pack(expand(spec)), problem())

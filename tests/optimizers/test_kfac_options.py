@@ -103,7 +103,7 @@ def test_a_member_is_the_optimizer_for_one_model(option, seed):
 
 
 @pytest.mark.parametrize("option", ["monte_carlo", "falling", "adapted"])
-def test_neither_a_neighbour_that_diverges_nor_a_break_changes_anything(option):
+def test_diverging_members_and_resuming_change_nothing(option):
     task, states = problem(), []
     both = study(**OPTIONS[option], lr=[0.05, 1e9]).replace(**{"evaluation.every_steps": 2})
     (alone,) = train_pack(Pack(expand(both.replace(**{"optimizers.a.lr": [0.05]}))), task)

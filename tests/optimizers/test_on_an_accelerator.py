@@ -100,7 +100,7 @@ def test_nothing_leaves_the_device(monkeypatch, name):
     assert len(asked) == (2 if CASES[name]["kind"] == "kfac" else 0)
 
 
-def test_numbers_that_are_asked_for_and_devices_that_are_mixed_are_seen():
+def test_synchronisations_and_mixed_devices_are_detected():
     with OneDevice():
         there = torch.empty(3, device="meta")
         with pytest.raises(RuntimeError):

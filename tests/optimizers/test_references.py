@@ -69,7 +69,7 @@ def test_it_is_torchs(kind, exact):
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw", "adagrad"])
-def test_it_is_torchs_too_where_all_members_are_updated_at_once(kind, exact, monkeypatch):
+def test_updating_all_members_at_once_also_equals_torch(kind, exact, monkeypatch):
     monkeypatch.setattr(fused, "by_member", lambda lr: False)
     numbers, build = TORCH[kind]
     close(walked(kind, **numbers), trajectory(build), 1e-13)
@@ -135,7 +135,7 @@ def test_the_kept_trajectories_are_those_of_the_packages():
 
 
 @pytest.mark.parametrize("graft", ["adam", "sgd"])
-def test_grafted_shampoo_walks_as_its_equations_with_scipys_roots_and_torchs_step_lengths(graft):
+def test_grafted_shampoo_matches_its_equations_with_scipy_roots(graft):
     """No package on the registry has this form; directions are SciPy's roots, lengths those of torch's own Adam."""
     lr, beta1, beta2, eps, every = 0.02, 0.8, 0.95, 1e-6, 3
     params = start()

@@ -155,7 +155,7 @@ def test_every_seed_draws_its_own_settings_and_a_grid_is_the_same_for_all(design
 
 
 @pytest.mark.parametrize("design", ["random", "sobol"])
-def test_hyperparameters_of_one_name_have_the_same_quantiles_in_every_arm(design):
+def test_equally_named_hyperparameters_share_quantiles_across_arms(design):
     """Whatever else varies, however wide the interval, and however many are drawn."""
     one = drawn(8, design=design)
     other = read_arm(

@@ -94,7 +94,7 @@ def test_evaluations_come_each_a_tenth_later_by_default(total):
 
 @settings(deadline=None)
 @given(growth=st.floats(1e-3, 1), total=st.integers(1, 20_000), more=st.integers(1, 20_000))
-def test_growing_evaluations_keep_their_grain_and_continue_in_a_longer_budget(growth, total, more):
+def test_growing_evaluations_are_extended_by_a_longer_budget(growth, total, more):
     spec = EvaluationSpec(growth=growth)
     points = evaluation_steps(spec, total=total, **SIZE)
     assert points[-1] == total

@@ -157,7 +157,7 @@ def test_a_member_of_a_pack_is_the_optimizer_alone(make_study, model, members):
                 torch.testing.assert_close(packed.params[name][member].detach(), p.detach(), rtol=1e-8, atol=1e-11)
 
 
-def test_members_that_use_different_layers_are_refused_with_what_to_set():
+def test_members_that_use_different_layers_are_rejected():
     class ByData(nn.Module):
         def __init__(self):
             super().__init__()

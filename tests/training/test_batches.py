@@ -46,7 +46,7 @@ def test_batches_do_not_depend_on_how_many_are_drawn_at_once(problem, monkeypatc
     assert torch.equal(resumed[0][0][0], expected[6][0][0])
 
 
-def test_draws_of_64_steps_go_to_an_accelerator_in_one_copy_that_nobody_waits_for(problem, monkeypatch):
+def test_draws_of_64_steps_are_copied_asynchronously_at_once(problem, monkeypatch):
     pinned, copies = [], []
 
     class Copies(TorchDispatchMode):

@@ -25,7 +25,7 @@ ARMS = {
 
 
 @pytest.mark.parametrize("kind", ARMS)
-def test_calibration_foretells_a_run(make_study, monkeypatch, kind):
+def test_calibration_predicts_the_cost_of_a_run(make_study, monkeypatch, kind):
     monkeypatch.setattr(time, "perf_counter", time.process_time)  # what else the machine does takes none of this
     spec = make_study(budget={"steps": 60}, optimizers={"a": ARMS[kind]})
     problem, trials = load_problem(spec.problem), expand(spec)
@@ -98,7 +98,7 @@ def test_a_size_that_runs_out_of_memory_after_all_is_halved(make_study, monkeypa
     assert (cost.pack_size, cost.gain) == (16, pytest.approx(16))
 
 
-def test_what_ran_out_of_memory_is_gone_before_its_half_is_measured(make_study, monkeypatch):
+def test_memory_is_freed_before_a_halved_pack_is_measured(make_study, monkeypatch):
     """Models, and recordings with them, refer to themselves: a pack is gone once garbage is collected."""
     spec, benches = make_study(optimizers={"a": ARMS["sgd"]}), []
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from sensitivity.study.errors import StudyFileError
 from sensitivity.study.load import parse_study
-from sensitivity.study.metrics import METRICS, USUAL, telling_first
+from sensitivity.study.metrics import METRICS, USUAL, most_informative_first
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
@@ -22,7 +22,7 @@ RAW = {
 }  # fmt: skip
 
 
-def test_held_out_examples_are_a_part_of_the_training_examples_of_each_class():
+def test_validation_examples_are_a_stratified_part_of_the_training_set():
     spec = parse_study(RAW, source="test").required_problem
     whole = load_problem(spec.having({"validation_fraction": None}, {})).dataset
     data = load_problem(spec).dataset
@@ -42,10 +42,10 @@ def test_a_search_chooses_by_validation_and_maps_show_it():
         parse_study({**RAW, "optimizers": search, "search": {"objective": "test_accuracy"}}, source="test")
     with pytest.raises(StudyFileError, match=r"there are no validation data; give problem\.validation_fraction"):
         parse_study({**RAW, "problem": {}, "targets": {"validation_loss": [0.5]}}, source="test")
-    assert telling_first([*USUAL, METRICS["validation_accuracy"]])[0] == "validation_accuracy"
+    assert most_informative_first([*USUAL, METRICS["validation_accuracy"]])[0] == "validation_accuracy"
 
 
-def test_a_target_of_the_test_split_is_cautioned_where_there_are_validation_data():
+def test_test_split_targets_cause_a_caution_with_validation_data():
     def caution(targets, problem=RAW["problem"], *looked_at):
         return parse_study({**RAW, "problem": problem, "targets": targets}, source="test").choice_caution(*looked_at)
 

@@ -196,7 +196,7 @@ def test_a_half_unpacked_archive_is_unpacked_again(monkeypatch, server, data):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "about"])
-def test_arrays_damaged_on_disk_are_decoded_again_and_said(monkeypatch, server, data, caplog, damage):
+def test_damaged_arrays_are_decoded_again_with_a_warning(monkeypatch, server, data, caplog, damage):
     train, test, _ = publish_cifar(monkeypatch, server)
     load("cifar10")
     array = data / "arrays" / "cifar10" / "images.npy"
@@ -213,7 +213,7 @@ def test_arrays_damaged_on_disk_are_decoded_again_and_said(monkeypatch, server, 
     assert damage == "missing" or "is damaged and will be created again" in caplog.text
 
 
-def test_without_a_network_the_mend_names_the_files(monkeypatch, server, data):
+def test_without_a_network_the_fix_names_the_files(monkeypatch, server, data):
     _, _, archive = publish_cifar(monkeypatch, server)
     content = archive.read_bytes()
     archive.unlink()
@@ -226,7 +226,7 @@ def test_without_a_network_the_mend_names_the_files(monkeypatch, server, data):
     load("cifar10")
 
 
-def test_a_server_that_falls_silent_is_given_up(monkeypatch, server, data):
+def test_an_unresponsive_server_times_out(monkeypatch, server, data):
     publish_cifar(monkeypatch, server)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         monkeypatch.setattr(torchvision_datasets().CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/x")
@@ -236,7 +236,7 @@ def test_a_server_that_falls_silent_is_given_up(monkeypatch, server, data):
     assert socket.getdefaulttimeout() is None
 
 
-def test_what_the_user_put_there_is_not_lost_when_another_file_can_not_be_had(monkeypatch, server, data):
+def test_files_of_the_user_survive_a_failed_download(monkeypatch, server, data):
     publish_svhn(monkeypatch, server)
     served = server[0] / "train_32x32.mat"
     place = data / "downloads" / "svhn" / served.name
@@ -248,7 +248,7 @@ def test_what_the_user_put_there_is_not_lost_when_another_file_can_not_be_had(mo
     assert place.is_file()
 
 
-def test_a_data_folder_that_can_not_be_written_is_said(monkeypatch, tmp_path):
+def test_an_unwritable_data_folder_is_reported(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"data folder .*file can't be written(.|\n)*SENSITIVITY_DATA"):
@@ -273,7 +273,7 @@ def test_a_subset_is_drawn_from_the_split_seed(monkeypatch, server, field, size)
         drawn(size + 1)
 
 
-def test_a_torchvision_that_does_not_fit_is_said(monkeypatch):
+def test_an_incompatible_torchvision_is_reported(monkeypatch):
     def absent(name):
         raise ImportError("undefined symbol: _ZN3c10\nmore")
 

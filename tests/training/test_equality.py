@@ -123,7 +123,7 @@ def test_a_member_is_what_it_is_alone_step_by_step(make_study, monkeypatch, mode
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("model", MODELS)
-def test_neighbours_that_stay_though_nothing_of_them_is_finite_change_nothing(make_study, monkeypatch, model, way, arm):
+def test_members_with_only_non_finite_values_do_not_affect_others(make_study, monkeypatch, model, way, arm):
     """Kept in the computation to the end, for the sake of this test."""
     monkeypatch.setattr(pack_training, "_WORTH_DROPPING", 0)
     if way == "under vmap":

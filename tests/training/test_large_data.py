@@ -83,7 +83,7 @@ def test_every_form_trains_as_arrays_do(data, make_study, form, problem):
     assert losses(data(FORMS[form]), make_study, **problem) == losses(arrays, make_study, **problem)
 
 
-def test_an_equal_stream_is_kept_once_and_other_content_apart(data, tmp_path):
+def test_equal_streams_are_stored_once(data, tmp_path):
     kept = lambda: sorted(path.name for path in (tmp_path / "data" / "arrays").iterdir())  # noqa: E731
     first = stored(iter([(torch.ones(2), 0), (torch.zeros(2), 1)]), "a")
     assert len(kept()) == 1

@@ -43,14 +43,14 @@ class Shapes:
         yield MicroBatch(inputs=images, targets=torch.empty(2, 16, dtype=torch.int64, device=META), share=1.0)
 
 
-def test_the_meta_device_tells_no_number():
+def test_the_meta_device_detects_reading_values():
     with pytest.raises(RuntimeError):
         bool(torch.ones((), device=META) > 0)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("model", MODELS)
-def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
+def test_a_step_reads_nothing_from_the_device(make_study, monkeypatch, model, arm):
     monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no such device
     spec = make_study(optimizers={"a": ARMS[arm]})

@@ -144,7 +144,7 @@ def test_seeds_share_no_noise():
     assert len(keys) == 50
 
 
-def test_what_would_change_the_noise_is_refused_before_anything_runs(make_study, oracle):
+def test_options_that_would_change_the_noise_are_rejected(make_study, oracle):
     arms = {"sgd": {"kind": "sgd", "lr": 0.1}, "k": {"kind": "kfac", "lr": 0.1, "damping": 0.1}}
     spec = make_study(
         problem=ORACLE, batch_sizes=[65536, 65537], budget={"steps": 5}, optimizers=arms, execution={"micro_batch": 16}

@@ -126,7 +126,7 @@ def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
         torch.testing.assert_close(alone, together)
 
 
-def test_a_try_that_vmap_could_not_finish_leaves_no_trace(monkeypatch, caplog):
+def test_a_failed_attempt_with_vmap_has_no_side_effects(monkeypatch, caplog):
     """The statistics of a BatchNorm in front of what vmap can't follow are updated once, not twice."""
     monkeypatch.setattr(packed_model, "_warned", set())
 
@@ -193,7 +193,7 @@ def test_bfloat16_products_train_like_float32_within_their_precision(make_study,
     )
 
 
-def test_what_diverged_leaves_the_computation_between_evaluations(make_study, digits64, monkeypatch):
+def test_diverged_members_are_dropped_between_evaluations(make_study, digits64, monkeypatch):
     """Two of four members are lost at once: no step after the next look computes them."""
     from sensitivity.training import recorded_steps
 

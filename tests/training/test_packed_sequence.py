@@ -115,7 +115,7 @@ NOT_PLAIN = {
 
 
 @pytest.mark.parametrize("kind", NOT_PLAIN)
-def test_what_is_not_plain_is_computed_by_the_models_own_code(kind):
+def test_unsupported_models_are_computed_by_their_own_code(kind):
     build = NOT_PLAIN[kind]
     inputs = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))
     pack = PackedModel(build, [5, 6])

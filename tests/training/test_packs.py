@@ -93,7 +93,7 @@ def test_a_diverging_neighbour_changes_nothing(make_study, digits64, arm):
             assert a == pytest.approx(b, rel=1e-9)
 
 
-def test_what_the_clip_did_to_a_diverged_member_ends_with_it(make_study, digits64):
+def test_clipping_of_diverged_members_is_not_counted_further(make_study, digits64):
     """Members that have gone wrong stay in the computation for a while, the longer the larger the pack."""
     arm = {"kind": "kfac", "lr": [*(k / 1000 for k in range(1, 7)), 1e10], "damping": 1e-3, "kl_clip": 1e12}
     trials = expand(make_study(budget={"steps": 40}, evaluation={"every_steps": 40}, optimizers={"a": arm}))
@@ -159,7 +159,7 @@ def test_a_model_that_vmap_cannot_follow_falls_back_to_the_loop(monkeypatch, cap
         torch.testing.assert_close(outputs[k], plain * 2 if plain.sum() > 0 else plain)
 
 
-def test_an_error_of_the_device_is_no_fault_of_the_model(caplog):
+def test_device_errors_are_not_attributed_to_the_model(caplog):
     class Asserts(nn.Linear):
         def forward(self, x):
             raise RuntimeError("CUDA error: device-side assert triggered")

@@ -231,7 +231,7 @@ def test_a_pack_is_measured_after_its_steps_are_recorded(make_study, accelerator
     assert tapes.replayed > bench.optimizer.period
 
 
-def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator, caplog):
+def test_steps_continue_normally_if_recording_fails(make_study, accelerator, caplog):
     class Fails(Tapes):
         def record(self, work):
             optimizer.begin(3)  # what half a step leaves on the host's side
@@ -302,7 +302,7 @@ def test_graphs_are_recorded_on_a_stream_of_their_own_and_share_memory(monkeypat
     assert (streams.current, CudaGraphs.failed) == ("the default stream", False)
 
 
-def test_a_recording_that_can_not_be_ended_is_the_last_one_and_leaves_the_stream(make_study, monkeypatch):
+def test_a_failed_recording_is_the_last_one_and_restores_the_stream(make_study, monkeypatch):
     streams = Streams(monkeypatch)
 
     def work():
@@ -321,7 +321,7 @@ def test_a_recording_that_can_not_be_ended_is_the_last_one_and_leaves_the_stream
 
 
 @pytest.mark.parametrize("case", ["dropout", "a user's model", "a user's model alone", "micro-batches"])
-def test_what_may_differ_from_step_to_step_is_not_recorded(make_study, accelerator, case):
+def test_steps_with_varying_work_are_not_recorded(make_study, accelerator, case):
     users = case.startswith("a user's model")
     build = MODELS["under vmap"] if users else MODELS["a sequence"]
     if case == "dropout":

@@ -81,7 +81,7 @@ def test_a_resumed_pack_ends_as_the_undisturbed_one(make_study, problem, arm, at
         assert times == sorted(times)
 
 
-def test_a_pack_of_which_nothing_is_left_resumes_to_its_results(make_study, problem):
+def test_a_pack_without_remaining_members_resumes_to_its_results(make_study, problem):
     spec = make_study(batch_sizes=[7], budget={"steps": 40}, optimizers={"a": {"kind": "sgd", "lr": [1e9, 1e10]}})
     pack, states = Pack(expand(spec)), []
     whole = train_pack(pack, problem, on_check=lambda training: states.append(training.state()))

@@ -265,7 +265,7 @@ class Convolved(Tagger):
         ({}, Convolved, "the convolution mixed is not covered"),
     ],
 )
-def test_what_has_no_meaning_with_masked_targets_says_so(make_study, options, model, said):
+def test_options_undefined_for_masked_targets_are_rejected(make_study, options, model, said):
     kfac = {"kind": "kfac", "lr": 0.1, "damping": 0.1}
     arms = {"kfac": {**kfac, **options}, "sgd": {"kind": "sgd", "lr": 0.1}}
     spec = make_study(batch_sizes=[8], optimizers=arms, execution={"micro_batch": 4}, problem={"dataset": "own:data"})
@@ -285,6 +285,6 @@ class Flat(Tagger):
         return super().forward(ids)[:, -1]
 
 
-def test_a_model_with_an_output_a_sequence_is_told_what_is_wanted(make_study):
+def test_wrong_sequence_outputs_are_reported(make_study):
     with pytest.raises(StudyFileError, match=r"returns \[8, 5\] for 8 training examples; it must be \[8, 6, 5\]"):
         check_study(make_study(batch_sizes=[8]), problem(sequences(), Flat), source="test")

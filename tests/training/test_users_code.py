@@ -68,6 +68,6 @@ def test_activation_checkpointing_is_refused(members):
         model.train_outputs(torch.ones(members, 4, 6), record=False)
 
 
-def test_a_study_of_a_checkpointed_model_is_refused_before_it_runs(make_study):
+def test_studies_of_checkpointed_models_are_rejected(make_study):
     with pytest.raises(StudyFileError, match=r"problem\.model: .*activation checkpointing.*micro_batch"):
         check_study(make_study(batch_sizes=[8]), problem(Checkpointed), source="x.toml")
