@@ -255,7 +255,7 @@ def test_member_modules_use_the_members_buffers_and_generators():
     torch.testing.assert_close(training._model.state()["buffers"]["1.running_mean"][0], network[1].running_mean)
 
 
-def test_an_optimizer_that_raises_fails_only_its_pack():
+def test_an_optimizer_that_raises_fails_only_its_run():
     class Checkpoint:
         def discard(self):
             pass

@@ -133,6 +133,6 @@ def test_it_needs_classes():
     assert 'needs loss = "cross_entropy"' in told
 
 
-def test_shipped_problems_accept_the_option():
+def test_shipped_problems_support_sophia():
     spec = study()
     check_study(spec, load_problem(spec.problem), source="x")

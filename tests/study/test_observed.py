@@ -39,7 +39,7 @@ def test_observed_arms_plan_nothing_but_declared_draws_do():
     assert len(configurations(spec.optimizers["b"])) == 2
 
 
-def test_trained_studies_are_unchanged_by_the_observed_table():
+def test_trained_studies_omit_the_observed_table():
     """Its hash, and so what a directory knows it by, has no word of tables that change no result."""
     spec = StudySpec.read(shipped()["quickstart"])
     assert {"observed", "log"}.isdisjoint(spec.model_dump())
