@@ -1,4 +1,4 @@
-"""What every optimizer takes beside its own numbers: a schedule of its own, and a clip of the gradient."""
+"""Options of every optimizer besides its hyperparameters: its own schedule, and gradient clipping."""
 
 import pytest
 import torch

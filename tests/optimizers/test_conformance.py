@@ -1,4 +1,4 @@
-"""One suite over every registered optimizer: whatever it computes, it computes alike in any pack."""
+"""One suite over every registered optimizer: results do not depend on the pack."""
 
 import io
 import math
@@ -21,7 +21,7 @@ from tests.optimizers.cases import ARMS, WILD, losses, pack, problem
 
 
 def test_every_registered_optimizer_is_here():
-    ours = {kind if ":" not in kind else OWN for kind in ARMS} | {"newton"}  # whose one problem has tests of its own
+    ours = {kind if ":" not in kind else OWN for kind in ARMS} | {"newton"}  # its only problem has separate tests
     assert set(kinds()) == ours
 
 

@@ -1,4 +1,4 @@
-"""Parameters that lie side by side in one tensor."""
+"""Parameters stored in one joint tensor."""
 
 import pytest
 import torch

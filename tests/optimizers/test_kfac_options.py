@@ -1,4 +1,4 @@
-"""What K-FAC's room can do is reached from a study: each option is that of `KFAC` for one model."""
+"""K-FAC options of a study, compared with those of `KFAC` for single models."""
 
 import pickle
 import re
@@ -45,7 +45,7 @@ def study(*, execution=None, **arm):
 
 
 def normed():
-    """The problem with normalisation layers, over the batch and over features, which vmap follows."""
+    """The problem with batch and layer normalisation, which vmap supports."""
 
     def build():
         layers = (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6))

@@ -1,4 +1,4 @@
-"""In degenerate settings an optimizer is another one, which is known."""
+"""In degenerate settings an optimizer equals another known one."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_shampoo_first_step_is_orthogonal_with_the_grafted_length():
 def test_soap_without_bases_is_adam_a_step_later():
     numbers = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-12}
     late = walked("soap", steps=11, **numbers, weight_decay=0.0, max_side=1)
-    # Its epsilon is added before the correction of the second moment, so that it is that of Adam where it is small.
+    # Its epsilon is added before the bias correction of the second moment, so it equals Adam's if it is small.
     same(walked("adam", steps=10, **numbers), late, 1e-9)
 
 

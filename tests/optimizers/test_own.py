@@ -1,4 +1,4 @@
-"""Optimizers of the user's own: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
+"""User optimizers: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
 
 import copy
 import dataclasses
@@ -39,7 +39,7 @@ def trained(kind, **options):
 
 
 class Noted(torch.optim.SGD):
-    """SGD that notes what it was built with, replaces parameters, and keeps a state in double precision."""
+    """SGD that records its arguments, replaces parameters, and has double-precision state."""
 
     def __init__(self, params, lr, *, warm=3, names=("a", "b"), exact=False, betas=(0.9, 0.99), **others):
         NOTED.append({"lr": lr, "warm": warm, "names": names, "exact": exact, "betas": betas, **others})
@@ -49,7 +49,7 @@ class Noted(torch.optim.SGD):
         super().step()
         for group in self.param_groups:
             for p in group["params"]:
-                p.data = p.data.clone()  # another tensor in its place
+                p.data = p.data.clone()  # replaces the tensor
 
 
 class Moody(torch.optim.SGD):

@@ -1,4 +1,4 @@
-"""Numbers that decide which code runs may be axes: packs are cut by them, and one value is a setting as before."""
+"""Structural numbers may be axes, which group packs; a single value is a setting as before."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Numbers of the tables [schedule], [problem] and [evaluation] may be axes, of the whole study or of one optimizer."""
+"""Numbers of [schedule], [problem] and [evaluation] may be axes of the whole study or of one optimizer."""
 
 import pickle
 import sys

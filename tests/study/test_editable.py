@@ -1,4 +1,4 @@
-"""Studies made and changed in Python: validated as files are, and written as files that read back to the same."""
+"""Studies built and changed in Python: validated like files, and written as files that read back equal."""
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +51,7 @@ def test_any_study_is_written_and_read_back(seeds, rates, text, fields):
             name="any", description=text, batch_sizes=[8, 16], seeds=seeds, budget={"steps": 3}, optimizers=arms
         ).replace(**fields)
     except StudyFileError:
-        return  # values that a study file can't have either
+        return  # values that are also invalid in a study file
     assert read_back(spec) == spec
 
 

@@ -1,4 +1,4 @@
-"""Study files, names and numbers as no one should give them: a study, or a message; never another exception."""
+"""Malformed study files, names and numbers result in a study or a message, never in another exception."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Digests of what was trained, compared and told apart."""
+"""Comparison of digests of data and networks."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The name that a misspelt one most likely stands for."""
+"""Suggestions for misspelt names."""
 
 import pytest
 

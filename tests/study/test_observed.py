@@ -40,7 +40,7 @@ def test_observed_arms_plan_nothing_but_declared_draws_do():
 
 
 def test_trained_studies_omit_the_observed_table():
-    """Its hash, and so what a directory knows it by, has no word of tables that change no result."""
+    """Its hash, by which a study directory identifies it, does not depend on tables that do not affect results."""
     spec = StudySpec.read(shipped()["quickstart"])
     assert {"observed", "log"}.isdisjoint(spec.model_dump())
     assert set(TRAINED_HERE) - {"log"} <= spec.model_dump().keys()

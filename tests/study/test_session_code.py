@@ -1,4 +1,4 @@
-"""Functions given as objects: an import path, or a module of their source that means the same in a fresh process."""
+"""Functions passed as objects become an import path, or a module with their source that works in a fresh process."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The user's modules as they were: which are taken, what identifies them, and that nothing else is imported."""
+"""Snapshots of the user's modules: their content, their hash, and that nothing else is imported."""
 
 import importlib
 import inspect
@@ -16,7 +16,7 @@ from sensitivity.study.snapshot_imports import SnapshotFinder, own_imports_kept,
 
 @pytest.fixture
 def write(tmp_path):
-    """Write files of the user's; afterwards this process forgets their modules."""
+    """Write user files; their modules are removed from this process afterwards."""
 
     def write(files):
         for name, text in files.items():
@@ -74,7 +74,7 @@ class K:
             "by_name.py": "",
             "by_library.py": "",
             "unrelated.py": "",
-            "pandas.py": "raise ImportError",  # nobody imports it: it does no harm
+            "pandas.py": "raise ImportError",  # not imported, so it does no harm
             "json/x.txt": "",
         }
     )
@@ -116,7 +116,7 @@ def test_imports_use_the_hashed_source_even_if_the_file_changes(write, tmp_path)
 def test_a_later_snapshot_replaces_an_earlier_one_and_its_imports(write, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     write({"mine.py": "from helper import SIZE", "helper.py": "SIZE = 1"})
-    assert importlib.import_module("mine").SIZE == 1  # by Python's own finders, as a notebook does
+    assert importlib.import_module("mine").SIZE == 1  # by Python's finders, as in a notebook
     write({"helper.py": "SIZE = 2"})
     use_snapshot(taken(tmp_path))
     assert importlib.import_module("mine").SIZE == 2
@@ -152,7 +152,7 @@ def test_user_files_never_shadow_installed_packages(write, tmp_path, monkeypatch
     write({"mine.py": "", "colorsys.py": "raise ImportError", "threadpoolctl.py": "raise ImportError"})
     monkeypatch.syspath_prepend(tmp_path)
     use_snapshot(taken(tmp_path))
-    for name in ("colorsys", "threadpoolctl"):  # of Python and of a package
+    for name in ("colorsys", "threadpoolctl"):  # names of a standard and of an installed module
         monkeypatch.delitem(sys.modules, name, raising=False)
         assert str(tmp_path) not in importlib.import_module(name).__file__
 

@@ -434,7 +434,7 @@ def test_the_template_shows_every_field():
         "schedule",
         "problem",
         "evaluation",
-    }  # some of which exclude others
+    }  # some of these exclude others
     for kind in set(kinds()) - {OWN, "newton"}:
         arm = next(arm for arm in raw["optimizers"].values() if arm["kind"] == kind)
         assert set(arm_class(kind).model_fields) - set(arm) <= design, kind
@@ -517,7 +517,7 @@ CHEAP = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    phases=[Phase.explicit, Phase.generate],  # an example is small; shrinking one takes minutes
+    phases=[Phase.explicit, Phase.generate],  # examples are small already, and shrinking takes minutes
     suppress_health_check=[HealthCheck.too_slow],
 )
 

@@ -1,4 +1,4 @@
-"""What is replaced, and what stays as it was."""
+"""Atomic writing: what is replaced, and what is preserved."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Choices are made on validation data where there are any: by searches, pruning and maps; tests are reported beside."""
+"""Searches, pruning and maps choose on validation data if there are any; test results are only reported."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_test_split_targets_cause_a_caution_with_validation_data():
 
 @pytest.mark.parametrize(("validated", "stopped"), [(True, 2), (False, 0)])
 def test_pruning_goes_by_the_validation_loss(validated, stopped):
-    """Which ranks runs other than the training loss does."""
+    """The validation loss ranks runs differently from the training loss."""
     members = [Member(trial, 1.0, 1.0) for trial in expand(parse_study(RAW, source="test"))]
     untrained, trained = [1.0, 1.0, 1.0], {"train_loss": [0.9, 0.5, 0.1], "validation_loss": [0.2, 0.3, 0.9]}
     for losses in (dict.fromkeys(trained, untrained), trained):
@@ -72,7 +72,7 @@ def test_pruning_goes_by_the_validation_loss(validated, stopped):
 
 
 def test_metrics_beyond_what_a_study_keeps_are_infinite():
-    """A run that diverges has a perplexity of exp(loss), which no reader would take."""
+    """A diverging run has a perplexity of exp(loss), which is too large to store."""
     (member, *_) = (Member(trial, 1.0, 1.0) for trial in expand(parse_study(RAW, source="test")))
     scores = {"train_loss": 520.0, "test_perplexity": 8e225, "test_r2": -1e150, "test_macro_f1": float("nan")}
     member.measure(
@@ -88,7 +88,7 @@ def test_metrics_beyond_what_a_study_keeps_are_infinite():
 
 
 def test_tokens_are_trained_and_measured_as_images_are():
-    """Outputs [trials, batch, time, classes]: in a pack as alone, and as a loop in plain PyTorch has it."""
+    """With outputs [trials, batch, time, classes], packs equal single runs and a loop in plain PyTorch."""
     generator = torch.Generator().manual_seed(1)
     words = torch.randint(0, 7, (90, 6), generator=generator)
     targets = (words + 1) % 7

@@ -1,4 +1,4 @@
-"""Modules, data and models of the user's own that are not as they must be: each a message with the fix."""
+"""Invalid user modules, data and models cause messages with the fix."""
 
 import logging
 import signal
@@ -82,7 +82,7 @@ def test_missing_modules_and_missing_imports_are_distinguished():
 
 @pytest.mark.parametrize("number", STOPS)
 def test_a_stop_from_outside_still_stops(number):
-    """Ctrl-C, a job's stop or a closed terminal, which are not the user's code's own KeyboardInterrupt."""
+    """Ctrl-C, a job's stop or a closed terminal, in contrast to a KeyboardInterrupt raised by user code."""
     with Interruptible():
         before = [signal.getsignal(each) for each in STOPS]
         with users_code("other code"):

@@ -1,4 +1,4 @@
-"""What digests tell apart, and which data functions and networks are refused because they change from call to call."""
+"""What digests distinguish, and rejection of data functions and networks that change between calls."""
 
 import itertools
 import os
@@ -57,7 +57,7 @@ def test_rounding_is_no_change_of_floats():
 
 
 def test_a_column_of_large_numbers_hides_no_change_of_another():
-    """Times in seconds beside features of order one, and a feature of very small numbers."""
+    """Times in seconds, features of order one, and a feature of very small numbers."""
     columns = X.flatten(1)
     for scale in (1.7e9, 1e-7):
         large = columns[:, :1].abs() * scale
@@ -99,7 +99,7 @@ def problem(build) -> Problem:
 
 
 class Drawn(nn.Module):
-    """A layer whose weights, a constant of whose own, or whose outputs are drawn in some way."""
+    """A layer with weights, a constant, or outputs drawn in a given way."""
 
     def __init__(self, draw, where) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Folders of anyone's own images."""
+"""User folders of images."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_classes_are_sorted_folders_and_pixels_are_as_in_the_files(folder):
 
 @pytest.mark.parametrize("fields", [{}, {"train_subset": 40}])
 def test_the_first_examples_are_of_all_classes(tmp_path, fields):
-    # The training loss may be measured on the first so many alone.
+    # The training loss may be measured on the first examples only.
     for k in range(30):
         for split in ("train/", "test/") if fields else ("",):
             for name in "abc":
@@ -112,7 +112,7 @@ def test_class_folders_alone_are_split_by_class_as_the_study_says(folder, tmp_pa
     assert torch.bincount(data.test_targets).tolist() == [3, 3]
     both = torch.cat((data.train_inputs, data.test_inputs))
     assert len({image.numpy().tobytes() for image in both}) == 20
-    # The statistics are the training split's own.
+    # The statistics are those of the training split.
     mean = data.train_inputs.double().mean((0, 2, 3))
     torch.testing.assert_close(data.mean.flatten().double(), mean, rtol=1e-6, atol=0)
     other = load(tmp_path / "one", test_fraction=0.3, split_seed=1)
@@ -282,7 +282,7 @@ print(json.dumps([len(decoded), int(dataset.train_inputs.sum())]))
 def test_leftovers_of_killed_workers_do_not_interfere(folder, data):
     load(folder)
     (kept,) = (data / "arrays").iterdir()
-    kept.rename(kept.with_name(f".{kept.name}"))  # killed just before the folder took its name
+    kept.rename(kept.with_name(f".{kept.name}"))  # killed just before the folder was renamed
     assert load(folder).train_size == 6
     assert [path.name for path in (data / "arrays").iterdir()] == [kept.name]
 

@@ -1,4 +1,4 @@
-"""Shipped models: parameters against the literature, shapes, and the residual networks' structure."""
+"""Shipped models: parameter counts from the literature, shapes, and the structure of residual networks."""
 
 import pytest
 import torch

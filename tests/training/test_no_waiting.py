@@ -1,6 +1,6 @@
-"""No training step asks a device for a number: shown on the meta device, which has none to give.
+"""No training step reads values from the device, which is tested on the meta device, as it has no values.
 
-It is treated as an accelerator is, and raises when asked. What may ask is K-FAC's inversion, once in its interval.
+It is treated like an accelerator and raises an error on reading. Only K-FAC's inversion may read, once per interval.
 """
 
 import pytest
@@ -36,7 +36,7 @@ MODELS = {
 
 
 class Shapes:
-    """Batches of which nothing but the shape is known."""
+    """Batches without values."""
 
     def draw(self):
         images = torch.empty(2, 16, 1, 8, 8, device=META)
@@ -52,7 +52,7 @@ def test_the_meta_device_detects_reading_values():
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_reads_nothing_from_the_device(make_study, monkeypatch, model, arm):
     monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # does not support this device
     spec = make_study(optimizers={"a": ARMS[arm]})
     trials, problem = expand(spec)[:2], load_problem(spec.problem)
     pack = PackedModel(MODELS[model], [trial.seed for trial in trials])
@@ -60,7 +60,7 @@ def test_a_step_reads_nothing_from_the_device(make_study, monkeypatch, model, ar
     pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
     pack._followed.add(True)
     optimizer, monitor = make_optimizer(Pack(trials), pack, problem), DivergenceMonitor(len(trials))
-    for step in range(1, 4):  # K-FAC's inversion is behind it
+    for step in range(1, 4):  # after K-FAC's inversion
         losses, failed = take_step(pack, problem, optimizer, Shapes(), step=step, lr_scale=0.5)
         monitor.observe(step, losses, failed)
         assert losses.device == META

@@ -1,4 +1,4 @@
-"""The noisy quadratic: its closed form against golden values and a recursion, training against the closed form."""
+"""The noisy quadratic: its closed form compared with golden values and a recursion, and training with it."""
 
 import math
 
@@ -112,7 +112,7 @@ def test_newton_by_hand(make_study, oracle):
 
 
 def noises(rows, key=77, dtype=torch.float64, shift=0):
-    """The noise of so many batches of three examples each: [rows, 1000]."""
+    """The noise [rows, 1000] of batches of three examples each."""
     numbers = torch.arange(3 * rows).view(rows, 3, 1) + shift
     return torch.cat([gaussian(batch, torch.tensor([key]), 1000, dtype) for batch in numbers])
 

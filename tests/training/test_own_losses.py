@@ -1,4 +1,4 @@
-"""A loss and a metric of the user's own: what they must return, each mistake in one message before anything runs."""
+"""User losses and metrics: required results, and one message per mistake before training."""
 
 import pytest
 import torch

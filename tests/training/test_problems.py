@@ -1,4 +1,4 @@
-"""Problems: the digits' split and scale, users' own data and models, and what is refused."""
+"""Problems: split and scale of the digits, user data and models, and rejected input."""
 
 import sys
 
@@ -16,7 +16,7 @@ from sensitivity.training.problems import load_problem
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module of the user's own and make it importable; return its name."""
+    """Write a user module and make it importable; return its name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Median pruning within a pack: who is stopped, by the unpruned pack's curves."""
+"""Median pruning within a pack, compared with the curves of the unpruned pack."""
 
 import statistics
 

@@ -1,4 +1,4 @@
-"""Runs whose evaluations grow apart: when each split is measured, what that changes, and when divergence is found."""
+"""Growing evaluation intervals: when each split is measured, its effects, and when divergence is found."""
 
 import io
 import math
@@ -81,7 +81,7 @@ def test_resuming_at_any_evaluation_gives_the_same_results(make_study, task, at)
 
 
 def test_training_targets_add_measurements_and_change_nothing_else(make_study, task):
-    """Such a target may be added to a study that has run, and its runs stay what they are."""
+    """Such a target may be added to a finished study without changing its runs."""
     arms = {"a": {"kind": "sgd", "lr": [0.01, 0.05, 0.1, 3.0], "momentum": 0.9, "prune": "median"}}
     settings = {"optimizers": arms, "evaluation": {"divergence_bound": 1.5}}
     sparse, dense = (expand(study(make_study, **settings, **more)) for more in ({}, {"targets": {"train_loss": [0.1]}}))
@@ -152,7 +152,7 @@ def test_the_first_fault_of_each_member_counts():
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_divergence_between_evaluations_is_found_within_an_epoch(make_study, monkeypatch, members):
-    """Least squares, whose loss grows by a factor a step, and stays finite, once a warm-up is past what is stable."""
+    """Least squares, with a loss that grows by a factor per step but stays finite after an unstable warm-up."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(120, 4, generator=generator, dtype=torch.float64)
     y = torch.randn(120, 1, generator=generator, dtype=torch.float64)

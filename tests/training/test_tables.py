@@ -1,4 +1,4 @@
-"""Tables of the user's own, without code: what is read, how it is split, and each mistake in one message."""
+"""User tables: reading, splitting, and one message per mistake."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Text: tokens that lose nothing, splits that share nothing, windows that follow one another, and what is refused."""
+"""Text: lossless tokens, disjoint splits, consecutive windows, and rejected input."""
 
 import builtins
 import dataclasses
@@ -211,7 +211,7 @@ def test_fields_of_text_have_defaults_and_other_problems_have_none():
 
 
 def test_bits_per_byte_do_not_depend_on_the_tokens():
-    """A model that gives each byte of 'abab' 1/4, as four tokens of a byte or two of two bytes each: 2 bits a byte."""
+    """A model that gives each byte of 'abab' 1/4, as four one-byte or two two-byte tokens, has 2 bits per byte."""
     for classes, length, token_bytes in ((4, 4, [1, 1, 1, 1]), (16, 2, [2] * 16)):
         targets = torch.arange(length)[None] % 2
         outputs = torch.zeros(3, 1, length, classes)

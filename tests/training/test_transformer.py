@@ -1,4 +1,4 @@
-"""The transformer against one written out with plain tensors, in packs against members alone, under each optimizer."""
+"""The transformer compared with a plain reference, and in packs with single members, for each optimizer."""
 
 import dataclasses
 
@@ -65,7 +65,7 @@ def test_no_position_sees_a_later_one():
 
 
 def plain_run(trial, options, steps, batch_size):
-    """Train the network as written out, with torch's own optimizers, on data drawn afresh."""
+    """Train the reference network with torch's optimizers on independently drawn data."""
     torch.manual_seed(derived("init", trial.seed))
     network, settings = problem(**options).build_model(), dict(trial.hyperparameters)
     p = dict(network.named_parameters())

@@ -1,4 +1,4 @@
-"""The maximal-update parametrisation: against its table in torch's own groups, and by what steps do at each width."""
+"""The maximal-update parametrisation, compared with torch parameter groups and by the effect of steps at each width."""
 
 import math
 
