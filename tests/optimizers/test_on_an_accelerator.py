@@ -1,7 +1,7 @@
 """Every optimizer stays on the device, which is tested on the meta device, treated like an accelerator.
 
 It raises an error if the host reads values; a mode raises one if tensors of two devices are mixed. Only K-FAC's
-inversion may read: once, whether any inverse has failed. (Fake tensors on "cuda" can't be indexed without a CUDA build.)
+inversion may read: once, whether any inverse has failed. (Fake tensors on "cuda" can't be indexed without CUDA.)
 """
 
 import pytest

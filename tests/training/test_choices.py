@@ -51,7 +51,7 @@ def test_test_split_targets_cause_a_caution_with_validation_data():
 
     said = caution({"test_accuracy": [0.9], "test_loss": [0.1]})
     assert said.startswith("Settings are chosen by test_accuracy and test_loss although there are validation data")
-    assert "Give validation_accuracy and validation_loss instead" in said
+    assert "Use validation_accuracy and validation_loss instead" in said
     assert caution({"test_accuracy": [0.9]}, {}) == "", "there are no others"
     assert caution({"validation_accuracy": [0.9], "train_loss": [0.1]}) == ""
     assert caution({}, RAW["problem"], METRICS["test_loss"]).startswith("Settings are chosen by test_loss although")

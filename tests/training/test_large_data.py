@@ -129,7 +129,7 @@ def test_what_is_no_stream_of_examples_is_a_message(tmp_path, monkeypatch, part,
 
 def test_a_stream_without_an_end_stops_before_the_disk_is_full(tmp_path, monkeypatch):
     monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path))
-    monkeypatch.setattr(streams, "_LOOK_EVERY", 100)
+    monkeypatch.setattr(streams, "_CHECK_EVERY", 100)
     monkeypatch.setattr(streams, "_LEAST_LEFT", 1 << 62)
     endless = iter(lambda: (torch.ones(2), 0), None)
     with pytest.raises(UserError, match=r"GiB left after .* of examples\n  Is the stream infinite\?"):

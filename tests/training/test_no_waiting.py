@@ -58,7 +58,7 @@ def test_a_step_reads_nothing_from_the_device(make_study, monkeypatch, model, ar
     pack = PackedModel(MODELS[model], [trial.seed for trial in trials])
     pack.params = {name: p.detach().to(META).requires_grad_() for name, p in pack.params.items()}
     pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
-    pack._followed.add(True)
+    pack._tried.add(True)
     optimizer, monitor = make_optimizer(Pack(trials), pack, problem), DivergenceMonitor(len(trials))
     for step in range(1, 4):  # after K-FAC's inversion
         losses, failed = take_step(pack, problem, optimizer, Shapes(), step=step, lr_scale=0.5)

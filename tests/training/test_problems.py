@@ -86,7 +86,7 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
     [
         ("def data(): return 1", "must return train inputs, train targets, test inputs, test targets"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(4).long()] * 2", "3 train inputs and 4"),
-        ("import torch\ndef data(): return [torch.zeros(0, 2), torch.zeros(0).long()] * 2", "at least one"),
+        ("import torch\ndef data(): return [torch.zeros(0, 2), torch.zeros(0).long()] * 2", "at least 1"),
         (
             "import torch\ndef data(): return [torch.tensor([[float('nan')]]), torch.zeros(1).long()] * 2",
             "NaN or infinity",

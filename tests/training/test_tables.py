@@ -110,7 +110,7 @@ MISTAKES = [
     ("no.csv", {}, {}, r"there is no file 'no\.csv'; tried"),
     ("bad.parquet", {}, {}, r"bad\.parquet: can't be read as \.parquet"),
     ("t.csv", {"targets": "outcom"}, {}, r"targets: .* has no column 'outcom' \(did you mean 'outcome'\?\)"),
-    ("t.csv", {"targets": "outcome"}, {}, r"column patient holds text; inputs are numbers"),
+    ("t.csv", {"targets": "outcome"}, {}, r"column patient contains text; inputs are numbers"),
     ("t.csv", {"inputs": ["age"], "targets": "age"}, {}, r"'age' has another role"),
     (
         "hole.parquet",
