@@ -21,7 +21,7 @@ from sensitivity.study.hyperparameters import (
     hyperparameter,
     rank,
 )
-from sensitivity.study.metrics import USUAL, named, telling_first
+from sensitivity.study.metrics import USUAL, most_informative_first, named
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.toml_text import toml_text
 
@@ -76,7 +76,7 @@ def _target_fields(raw: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     except ValidationError:  # shown next to the field that causes it
         measured = USUAL
     judged = "validation" if any(metric.on == "validation" for metric in measured) else "test"
-    telling = telling_first(
+    telling = most_informative_first(
         metric for metric in measured if metric.on == judged or (metric.is_loss and metric.of_training)
     )
     labels = {metric.name: metric.label for metric in telling}

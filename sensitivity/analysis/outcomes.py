@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from sensitivity.study.metrics import Metric, telling_first
+from sensitivity.study.metrics import Metric, most_informative_first
 from sensitivity.study.observed import OBSERVED as ELSEWHERE
 from sensitivity.study.results import Status
 
@@ -37,7 +37,7 @@ def made_elsewhere(runs: pd.DataFrame) -> bool:
 def available_metrics(runs: pd.DataFrame, measured: Iterable[Metric]) -> tuple[Metric, ...]:
     """Return the metrics of `measured` that some run has a finite value of, the most informative first."""
     there = [name for name in measured if name in runs and np.isfinite(runs[name].to_numpy(dtype=float)).any()]
-    return telling_first(there)
+    return most_informative_first(there)
 
 
 def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -> pd.Series[float]:

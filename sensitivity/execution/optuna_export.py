@@ -32,7 +32,7 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.arms import Arm
 from sensitivity.study.axes import Axis
 from sensitivity.study.errors import UserError
-from sensitivity.study.metrics import METRICS, telling_first
+from sensitivity.study.metrics import METRICS, most_informative_first
 from sensitivity.study.results import Status
 from sensitivity.study.search import SearchSpec, lower_is_better
 from sensitivity.study.whole_files import output_faults, replacing
@@ -85,7 +85,7 @@ def _export(study: Study, url: str, *, shown: str) -> tuple[str, ...]:
     evaluations = study.curves.to_dict("records")  # one call for all runs, because one call per run is far slower
     curves = {str(name): list(rows) for name, rows in itertools.groupby(evaluations, key=itemgetter("trial_id"))}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    best = next(metric for metric in telling_first(spec.measured()) if metric.on != "train" or spec.observed)
+    best = next(metric for metric in most_informative_first(spec.measured()) if metric.on != "train" or spec.observed)
     search = spec.search or SearchSpec(objective=(best.name,)).with_metrics(spec.measured())
     try:
         with _storage(url) as storage, _all_or_none(storage) as made:

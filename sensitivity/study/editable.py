@@ -26,10 +26,10 @@ class Editable(Section):
         Raises:
             StudyFileError: lists every mistake by the field names of a study file.
         """
-        from sensitivity.study.load import mistakes_told  # not at the top: it imports a subclass of this class
+        from sensitivity.study.load import reported_mistakes  # not at the top: it imports a subclass of this class
 
         ready, code = with_import_paths(fields)
-        with mistakes_told(ready, source="study"):
+        with reported_mistakes(ready, source="study"):
             super().__init__(**ready)
         self._code = code
 

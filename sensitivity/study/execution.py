@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.section import Count, Section
 
-_RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory", "bundle")
+_BUILT_IN_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory", "bundle")
 
 
 class ExecutionSpec(Section):
@@ -38,7 +38,7 @@ class ExecutionSpec(Section):
 
     @field_validator("accelerator_type")
     @classmethod
-    def _of_accelerators(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _for_accelerators(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("device") == "cpu":
             raise PydanticCustomError("type", 'belongs to device = "cuda"; remove it')
         return value
@@ -47,7 +47,7 @@ class ExecutionSpec(Section):
     @classmethod
     def _custom(cls, value: dict[str, float]) -> dict[str, float]:
         for name, amount in value.items():
-            if name in _RAYS_OWN:
+            if name in _BUILT_IN_RESOURCES:
                 raise PydanticCustomError(
                     "resources", "{name} is Ray's own; use threads, device and accelerator_share", {"name": name}
                 )
@@ -64,7 +64,7 @@ class ExecutionSpec(Section):
 
     @field_validator("accelerator_share")
     @classmethod
-    def _one_in_so_many(cls, value: float) -> float:
+    def _is_unit_fraction(cls, value: float) -> float:
         # With a share of 0.3, Ray would leave a tenth of every accelerator idle (docs/ray.md).
         if not math.isclose(1 / value, round(1 / value), rel_tol=1e-3):
             raise PydanticCustomError("share", "give 1 divided by a whole number: 1, 0.5, 0.3333, 0.25, 0.2")

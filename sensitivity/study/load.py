@@ -162,7 +162,7 @@ def parse_study(raw: dict[str, Any], *, source: str) -> StudySpec:
 
 
 @contextlib.contextmanager
-def mistakes_told(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
+def reported_mistakes(raw: Mapping[str, Any], *, source: str) -> Iterator[None]:
     """Check the size of a study's content, and turn validation errors of the block into readable sentences.
 
     Raises:

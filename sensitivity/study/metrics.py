@@ -216,7 +216,7 @@ def named(name: str, measured: Iterable[Metric]) -> Metric | None:
     return next((metric for metric in measured if metric == name), None)
 
 
-def telling_first(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
+def most_informative_first(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
     """Order metrics by how informative they are.
 
     Scores on validation data, which choices are based on, come first, then scores on test data, the training loss, the

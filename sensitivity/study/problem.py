@@ -42,7 +42,7 @@ _LOSS_ARGUMENTS = {"cross_entropy": ("class_weights",), "huber": ("delta",)}
 """Arguments of the shipped losses."""
 _ORACLE = {"dataset": "noisy_quadratic", "model": "quadratic", "loss": "quadratic"}
 """Fields of the noisy quadratic, which are only valid together."""
-_LATER = (
+_ADDED_LATER = (
     "columns",
     *_TEXT_DEFAULTS,
     "outputs",
@@ -182,7 +182,7 @@ class ProblemSpec(Varying):
 
     @field_validator("columns")
     @classmethod
-    def _of_a_table(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
+    def _only_for_tables(cls, value: ColumnsSpec | None, info: ValidationInfo) -> ColumnsSpec | None:
         if value is not None and not info.data.get("dataset", TABLE).startswith(TABLE):
             raise PydanticCustomError("problem", 'belongs to dataset = "table:PATH"; remove it')
         return value
@@ -245,7 +245,7 @@ class ProblemSpec(Varying):
 
     @field_validator("tokenizer", "vocabulary", "sequence_length")
     @classmethod
-    def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
+    def _only_for_text(cls, value: Any, info: ValidationInfo) -> Any:
         if "dataset" not in info.data:  # the data set itself is invalid
             return value
         if not _is_text(info.data["dataset"]):
@@ -259,7 +259,7 @@ class ProblemSpec(Varying):
         return _TEXT_DEFAULTS[str(info.field_name)] if value is None else value
 
     @model_validator(mode="after")
-    def _oracle_whole(self) -> ProblemSpec:
+    def _noisy_quadratic_complete(self) -> ProblemSpec:
         if 0 < sum(getattr(self, name) == value for name, value in _ORACLE.items()) < len(_ORACLE):
             raise PydanticCustomError(
                 "problem",
@@ -269,7 +269,7 @@ class ProblemSpec(Varying):
         return self
 
     def _unused(self) -> Collection[str]:
-        return [name for name in _LATER if not getattr(self, name)]
+        return [name for name in _ADDED_LATER if not getattr(self, name)]
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

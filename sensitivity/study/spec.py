@@ -186,12 +186,12 @@ class StudySpec(Editable):
 
     @field_validator("problem")
     @classmethod
-    def _shipped_by_default(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
+    def _default_problem(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
         return ProblemSpec() if value is None and info.data.get("observed") is None else value
 
     @field_validator("problem")
     @classmethod
-    def _ghosts_fill_batches(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
+    def _ghost_batch_divides(cls, value: ProblemSpec | None, info: ValidationInfo) -> ProblemSpec | None:
         ghost, batches = value.ghost_batch if value else None, info.data.get("batch_sizes", ())
         uneven = [batch for batch in batches if ghost is not None and batch % ghost]
         if uneven:
@@ -222,7 +222,7 @@ class StudySpec(Editable):
 
     @field_validator("optimizers")
     @classmethod
-    def _some_arm(cls, value: dict[str, ArmField], info: ValidationInfo) -> dict[str, ArmField]:
+    def _has_optimizers(cls, value: dict[str, ArmField], info: ValidationInfo) -> dict[str, ArmField]:
         if not value:
             raise PydanticCustomError("empty", "no optimizer: add a table such as [optimizers.sgd] with kind and lr")
         bad = [name for name in value if not _NAME.fullmatch(name)]
@@ -281,7 +281,7 @@ class StudySpec(Editable):
 
     @field_validator("seeds")
     @classmethod
-    def _seeds_are_no_confirmations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _seeds_below_confirmations(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if max(value, default=0) >= CONFIRMATION_SEEDS:
             raise PydanticCustomError(
                 "seeds", "seeds from {first} on are reserved for confirmations", {"first": CONFIRMATION_SEEDS}
@@ -338,7 +338,7 @@ class StudySpec(Editable):
         return self
 
     @model_serializer(mode="wrap")
-    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit fields that an observed study lacks, or the ``[observed]`` table of others, to keep hashes stable."""
         content: dict[str, Any] = handler(self)
         if not self.log.to:

@@ -24,7 +24,7 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
         UserError: there is no such function, or importing its module fails.
     """
     module_name, _, name = path.partition(":")
-    with users_code(f"{field}: {path}: importing it"), _missing_told(module_name, f"{field}: {path}"):
+    with users_code(f"{field}: {path}: importing it"), _missing_modules_named(module_name, f"{field}: {path}"):
         module = importlib.import_module(module_name)
         found = getattr(module, name, None)
         known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
@@ -41,7 +41,7 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _missing_told(module_name: str, where: str) -> Iterator[None]:
+def _missing_modules_named(module_name: str, where: str) -> Iterator[None]:
     """Distinguish a missing module from one that imports a missing package."""
     try:
         yield

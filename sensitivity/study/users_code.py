@@ -35,7 +35,7 @@ def users_code(what: str) -> Iterator[None]:
         UserError: the code raised an exception of another type.
     """
     # Its output is kept apart from the output of this command, which may be JSON for a program.
-    with _said_when_slow(what), contextlib.redirect_stdout(sys.stderr), _interrupts() as interrupts:
+    with _logged_when_slow(what), contextlib.redirect_stdout(sys.stderr), _interrupts() as interrupts:
         try:
             yield
         except (UserError, GeneratorExit):
@@ -83,7 +83,7 @@ def _is_own(filename: str) -> bool:
 
 
 @contextlib.contextmanager
-def _said_when_slow(what: str) -> Iterator[None]:
+def _logged_when_slow(what: str) -> Iterator[None]:
     timer = threading.Timer(
         _WAIT_S, logger.warning, ("%s: still running after %.0f s; Ctrl-C stops this command", what, _WAIT_S)
     )

@@ -47,14 +47,14 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     if found is not None and not stat.S_ISREG(found.st_mode):
         yield path
         return
-    with _beside(target, mode) as beside:
-        yield beside
-        _flush(beside)
+    with _temporary_file(target, mode) as temporary:
+        yield temporary
+        _flush(temporary)
         if found is not None:
             with contextlib.suppress(OSError):  # only root may change a file's owner
-                os.chown(beside, found.st_uid, found.st_gid)
-            beside.chmod(stat.S_IMODE(found.st_mode))
-        beside.replace(target)
+                os.chown(temporary, found.st_uid, found.st_gid)
+            temporary.chmod(stat.S_IMODE(found.st_mode))
+        temporary.replace(target)
         with contextlib.suppress(OSError):  # some file systems can't flush folders
             _flush(target.parent)
 
@@ -65,7 +65,7 @@ def write_whole(path: Path, data: bytes | Any, *, mode: int = 0o666) -> Written:
     Raises:
         OSError: the file can't be written, or does not have its full size afterwards.
     """
-    with replacing(path, mode=mode) as beside, beside.open("wb") as stream:
+    with replacing(path, mode=mode) as temporary, temporary.open("wb") as stream:
         stream.write(data)
     found = path.stat()
     if stat.S_ISREG(found.st_mode) and found.st_size != len(data):
@@ -92,7 +92,7 @@ def refuse_unwritable(path: Path) -> None:
     with output_faults(path):
         target, found = _resolved(path)
         if found is None or stat.S_ISREG(found.st_mode):
-            with _beside(target, 0o600):
+            with _temporary_file(target, 0o600):
                 pass
 
 
@@ -143,17 +143,17 @@ def _resolved(path: Path) -> tuple[Path, os.stat_result | None]:
 
 
 @contextlib.contextmanager
-def _beside(target: Path, mode: int) -> Iterator[Path]:
+def _temporary_file(target: Path, mode: int) -> Iterator[Path]:
     """Yield an empty temporary file next to `target`; on exit remove it and new folders, unless it was renamed."""
     missing = [folder for folder in target.parents if not os.path.lexists(folder)]
-    beside = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
-        yield beside
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        yield temporary
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         for folder in missing:  # deepest first; a folder that contains the renamed file stays
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -145,7 +145,9 @@ UNSEEDED = {
 @pytest.mark.parametrize("draw", UNSEEDED.values(), ids=UNSEEDED)
 def test_an_unseeded_permutation_in_the_data_is_refused_with_the_mend(study, draw):
     edit(study, "identity_own_helper", "def halves(x):", f"import numpy\ndef halves(x):\n    x = x[{draw}]")
-    with pytest.raises(UserError, match=r"problem\.dataset: identity_own:data returns other train inputs(.|\n)*seed"):
+    with pytest.raises(
+        UserError, match=r"problem\.dataset: identity_own:data returns different train inputs(.|\n)*seed"
+    ):
         prepare(str(study))
 
 

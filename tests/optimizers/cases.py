@@ -1,7 +1,7 @@
 """One case for every registered optimizer, and a problem small enough to run them all in float64.
 
-Layers are square in the middle and the batch is larger than any of them, so that gradients have full rank: where they
-don't, eigenvectors of a factor's null space are arbitrary.
+Layers are square in the middle and the batch is larger than any of them, so that gradients have full rank;
+otherwise, eigenvectors of a factor's null space are arbitrary.
 """
 
 import torch
@@ -37,7 +37,7 @@ ARMS = {
     "schedule_free_adamw": {"beta1": [0.8, 0.9], "weight_decay": 1e-2, "lr": [1e-3, 1e-2]},
     "torch.optim:AdamW": {"beta1": [0.8, 0.9], "weight_decay": 0.1, "lr": [1e-3, 1e-2]},
 }
-"""By kind: numbers at which it trains well, the first axis and the learning rate with two values each."""
+"""By kind: hyperparameters with which it trains well, with two values of the first axis and of the learning rate."""
 
 
 def problem(examples=24):
@@ -76,7 +76,7 @@ GRADIENTS = vmap(grad(loss_of))
 
 
 def bare(kind, params, **numbers):
-    """An optimizer of two members, whose second one has a larger learning rate."""
+    """An optimizer of two members, where the second has a larger learning rate."""
     arm = arm_class(kind).model_validate({"kind": kind, **numbers})
     row = {name: axis.values[0] for name, axis in arm.axes().items()}
     networks = Networks(network=NETWORK, batch_size=24)
@@ -84,7 +84,7 @@ def bare(kind, params, **numbers):
 
 
 def walked(kind, *, steps=STEPS, **numbers):
-    """The parameters after some steps on the network of references.py, by name; those to evaluate with."""
+    """The parameters for evaluation after some steps on the network of references.py, by name."""
     params = {name: torch.stack([value, value]) for name, value in start().items()}
     optimizer = bare(kind, params, **numbers)
     for step in range(steps):

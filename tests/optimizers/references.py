@@ -1,4 +1,4 @@
-"""Trajectories of implementations that others trust, on one small network in float64.
+"""Trajectories of established implementations on a small network in float64.
 
 Run with pytorch_optimizer 4.1.0, lion-pytorch 0.2.5 and schedulefree 1.4.1 installed, this file writes golden.json,
 where the tests find the trajectories of packages that need not be installed:
@@ -25,13 +25,13 @@ def start():
 
 
 def loss_of(params):
-    """The mean squared error of a network with one hidden layer on 24 examples, more than any layer has inputs."""
+    """Mean squared error of a network with one hidden layer on 24 examples, more than the inputs of any layer."""
     hidden = torch.tanh(X @ params["0.weight"].T + params["0.bias"])
     return (hidden @ params["2.weight"].T + params["2.bias"] - Y).square().mean()
 
 
 def trajectory(build, *, evaluated=False):
-    """The parameters after the last step of the optimizer that `build` makes of a list of parameters, by name."""
+    """The parameters, by name, after the last step of the optimizer that `build` creates for a list of parameters."""
     params = {name: torch.nn.Parameter(value) for name, value in start().items()}
     optimizer = build(list(params.values()))
     for each in optimizer if isinstance(optimizer, tuple) else (optimizer,):
@@ -49,7 +49,7 @@ def trajectory(build, *, evaluated=False):
 
 
 def foreign():
-    """By name: an optimizer of a package that need not be installed, and whether it is evaluated elsewhere."""
+    """By name: an optimizer of an optional package, and whether it has separate parameters for evaluation."""
     import lion_pytorch
     import pytorch_optimizer
     import schedulefree

@@ -1,4 +1,4 @@
-"""Adding an optimizer is one declaration and one rule, registered: nothing else has to know of it."""
+"""Adding an optimizer takes one declaration and one registered rule, and no other change."""
 
 from typing import Literal
 
@@ -52,11 +52,11 @@ def study(**arm):
     return parse_study(raw, source="test")
 
 
-def test_it_is_declared_named_and_trained_by_one_registration(sign):
+def test_one_registration_declares_and_trains_an_optimizer(sign):
     spec = study(kind="sign")
     assert spec.hyperparameters == ("lr", "weight_decay")
     ours = train_pack(Pack(expand(spec)), problem())
-    # Lion without memory is sign descent.
+    # Lion without momentum is sign descent.
     theirs = train_pack(Pack(expand(study(kind="lion", beta1=0.0))), problem())
     assert [losses(result) for result in ours] == [pytest.approx(losses(result)) for result in theirs]
     with pytest.raises(StudyFileError, match=r"Allowed: .*sign"):

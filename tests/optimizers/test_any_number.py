@@ -1,4 +1,4 @@
-"""What every optimizer takes beside its own numbers: a schedule of its own, and a clip of the gradient."""
+"""Options of every optimizer besides its hyperparameters: its own schedule, and gradient clipping."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_the_warm_up_is_an_axis_and_every_run_has_its_own():
         assert [m.lr for m in result.measurements] == [m.lr for m in truth.measurements]
 
 
-def test_one_value_is_a_setting_and_another_decay_leaves_the_studys():
+def test_single_values_are_settings_and_decay_can_be_overridden():
     spec = study(schedule={"decay": "trapezoidal", "decay_fraction": 0.5})
     own = parse_study(
         {
@@ -76,7 +76,7 @@ def test_the_gradient_is_clipped_as_torch_does_whatever_the_pack():
     assert len({result.measurements[-1].train_loss for result in results}) == 3
 
 
-def test_a_setting_clips_as_the_axis_does_and_no_clip_changes_no_id():
+def test_clip_norm_works_as_setting_and_axis():
     (fixed,), (axis, _) = trained(study(clip_norm=0.05)), trained(study(clip_norm=[0.05, 1.0]))
     assert losses(fixed) == pytest.approx(losses(axis), rel=1e-10)
     (trial,) = expand(study())
@@ -106,7 +106,7 @@ def test_what_is_refused_is_said(arm, said):
 
 
 @pytest.mark.parametrize("arm", [{"momentum": 0.9}, {"kind": "kfac", "damping": 0.1}, {"kind": "torch.optim:AdamW"}])
-def test_the_time_of_the_update_is_told_apart_from_the_gradients(arm):
+def test_update_and_gradient_times_are_reported_separately(arm):
     for result in trained(study(**arm)):
         spent = result.phase_seconds
         assert spent["update"] > 0

@@ -1,4 +1,4 @@
-"""One suite over every registered optimizer: whatever it computes, it computes alike in any pack."""
+"""One suite over every registered optimizer: results do not depend on the pack."""
 
 import io
 import math
@@ -21,12 +21,12 @@ from tests.optimizers.cases import ARMS, WILD, losses, pack, problem
 
 
 def test_every_registered_optimizer_is_here():
-    ours = {kind if ":" not in kind else OWN for kind in ARMS} | {"newton"}  # whose one problem has tests of its own
+    ours = {kind if ":" not in kind else OWN for kind in ARMS} | {"newton"}  # its only problem has separate tests
     assert set(kinds()) == ours
 
 
 @pytest.mark.parametrize("kind", ARMS)
-def test_a_member_equals_its_trial_alone_beside_one_that_diverges(kind):
+def test_members_equal_their_trials_alone_despite_a_diverging_one(kind):
     together = train_pack(pack(kind, steps=50, every=10, lr=[*ARMS[kind]["lr"], WILD]), problem())
     calm = [result for result in together if dict(result.trial.hyperparameters)["lr"] != WILD]
     assert len(calm) == 4
@@ -43,12 +43,12 @@ def test_a_member_equals_its_trial_alone_beside_one_that_diverges(kind):
 
 
 @pytest.mark.parametrize("kind", ARMS)
-def test_a_training_that_was_put_aside_goes_on_to_the_bit(kind):
+def test_resumed_training_is_bitwise_equal(kind):
     goes_on_to_the_bit(pack(kind, steps=30, seeds=2, lr=[ARMS[kind]["lr"][0], WILD]))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("rmsprop", "momentum"), ("kfac", "weight_decay")])
-def test_so_does_one_whose_members_of_another_form_were_dropped(kind, name):
+def test_resuming_after_dropping_members_of_another_form(kind, name):
     both = pack(kind, steps=30, lr=[ARMS[kind]["lr"][0], WILD], **{name: [0.0, 0.01]}).trials
     used = {False: ARMS[kind]["lr"][0], True: WILD}
     values = [dict(trial.hyperparameters) for trial in both]

@@ -1,4 +1,4 @@
-"""FLOPs that are told are those that are done: counted by torch over one period, decompositions aside."""
+"""Reported FLOPs equal those counted by torch over one period, except for decompositions."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from sensitivity.study.arms import arm_class
 NETWORK = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(12, 20), nn.Linear(20, 5))
 SIDES = {"0.weight": (8, 27), "1.weight": (20, 12), "2.weight": (5, 20)}
 EACH = {"muon": 0.0, "shampoo": EIGEN_FLOPS, "soap": QR_FLOPS}
-"""FLOPs of a decomposition, over the cubed side: torch counts products alone."""
+"""FLOPs of a decomposition divided by the cube of the side; torch only counts products."""
 
 
 @pytest.mark.parametrize("members", [1, 3])

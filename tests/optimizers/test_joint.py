@@ -1,4 +1,4 @@
-"""Parameters that lie side by side in one tensor."""
+"""Parameters stored in one joint tensor."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_laid_out_parameters_are_found_whatever_the_number_of_members(trials):
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_gradients_are_copied_with_or_without_the_dimension_of_trials(trials):
+def test_gradients_are_copied_with_or_without_a_trials_dimension(trials):
     joint, grads = joint_of(laid_out(parameters(trials))), parameters(trials)
     if trials == 1:
         grads = {name: g[0] for name, g in grads.items()}

@@ -1,4 +1,4 @@
-"""What K-FAC's room can do is reached from a study: each option is that of `KFAC` for one model."""
+"""K-FAC options of a study, compared with those of `KFAC` for single models."""
 
 import pickle
 import re
@@ -45,7 +45,7 @@ def study(*, execution=None, **arm):
 
 
 def normed():
-    """The problem with normalisation layers, over the batch and over features, which vmap follows."""
+    """The problem with batch and layer normalisation, which vmap supports."""
 
     def build():
         layers = (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6))
@@ -103,7 +103,7 @@ def test_a_member_is_the_optimizer_for_one_model(option, seed):
 
 
 @pytest.mark.parametrize("option", ["monte_carlo", "falling", "adapted"])
-def test_neither_a_neighbour_that_diverges_nor_a_break_changes_anything(option):
+def test_diverging_members_and_resuming_change_nothing(option):
     task, states = problem(), []
     both = study(**OPTIONS[option], lr=[0.05, 1e9]).replace(**{"evaluation.every_steps": 2})
     (alone,) = train_pack(Pack(expand(both.replace(**{"optimizers.a.lr": [0.05]}))), task)

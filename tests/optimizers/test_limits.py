@@ -1,4 +1,4 @@
-"""In degenerate settings an optimizer is another one, which is known."""
+"""In degenerate settings an optimizer equals another known one."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_shampoo_without_sides_and_graft_is_sgd():
     same(walked("sgd", lr=0.1), walked("shampoo", lr=0.1, beta1=0.0, graft="none", max_side=1))
 
 
-def test_shampoos_first_step_is_the_orthogonalised_gradient_with_the_length_that_is_grafted():
+def test_shampoo_first_step_is_orthogonal_with_the_grafted_length():
     params = {name: torch.stack([value, value]) for name, value in start().items()}
     before = {name: value.clone() for name, value in params.items()}
     gradients = GRADIENTS(params)
@@ -57,7 +57,7 @@ def test_shampoos_first_step_is_the_orthogonalised_gradient_with_the_length_that
 def test_soap_without_bases_is_adam_a_step_later():
     numbers = {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-12}
     late = walked("soap", steps=11, **numbers, weight_decay=0.0, max_side=1)
-    # Its epsilon is added before the correction of the second moment, so that it is that of Adam where it is small.
+    # Its epsilon is added before the bias correction of the second moment, so it equals Adam's if it is small.
     same(walked("adam", steps=10, **numbers), late, 1e-9)
 
 
@@ -78,7 +78,7 @@ def test_without_memory_only_the_sign_is_left(kind, numbers):
         torch.testing.assert_close(value[0], before[name][0] - 0.01 * gradients[name][0].sign())
 
 
-def test_rmsprop_without_centering_and_momentum_is_adam_without_corrections():
+def test_plain_rmsprop_is_adam_without_bias_correction():
     # After many steps the corrections are 1.
     params = {name: torch.stack([value, value]) for name, value in start().items()}
     one, other = bare("adam", params, lr=1e-12, beta1=0.0, beta2=0.5), bare("rmsprop", params, lr=1e-12, beta2=0.5)
@@ -106,7 +106,7 @@ def test_orthogonalised_matrices_keep_their_singular_vectors(shape):
     assert values.max() < 1.3
 
 
-def test_inverse_roots_are_those_of_the_matrix_and_leave_others_alone():
+def test_inverse_roots_are_correct_and_independent_of_other_members():
     factor = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     matrices = factor @ factor.mT
     matrices[1, 2, 3] = torch.nan

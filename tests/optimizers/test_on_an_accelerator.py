@@ -1,7 +1,7 @@
-"""Every optimizer keeps to the device, shown on the meta device, which is treated as an accelerator is.
+"""Every optimizer stays on the device, which is tested on the meta device, treated like an accelerator.
 
-It raises where the host asks for a number; a mode raises where tensors of two devices meet. What may ask is K-FAC's
-inversion: once, whether any inverse has failed. (Fake tensors on "cuda" can't be indexed without a build for CUDA.)
+It raises an error if the host reads values; a mode raises one if tensors of two devices are mixed. Only K-FAC's
+inversion may read: once, whether any inverse has failed. (Fake tensors on "cuda" can't be indexed without CUDA.)
 """
 
 import pytest
@@ -32,7 +32,7 @@ CASES = {
 
 
 class OneDevice(ObserverMode):
-    """Raises where tensors of two devices meet, copies and numbers of the host's aside."""
+    """Raises an error if tensors of two devices are mixed, except for copies and host scalars."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -84,7 +84,7 @@ def two_periods(monkeypatch, arm, scale):
 
 @pytest.fixture(autouse=True)
 def _no_autocast(monkeypatch):
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # does not support this device
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -100,7 +100,7 @@ def test_nothing_leaves_the_device(monkeypatch, name):
     assert len(asked) == (2 if CASES[name]["kind"] == "kfac" else 0)
 
 
-def test_numbers_that_are_asked_for_and_devices_that_are_mixed_are_seen():
+def test_synchronisations_and_mixed_devices_are_detected():
     with OneDevice():
         there = torch.empty(3, device="meta")
         with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""Optimizers of the user's own: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
+"""User optimizers: any torch.optim.Optimizer, or a function that returns one, stepped member by member."""
 
 import copy
 import dataclasses
@@ -39,7 +39,7 @@ def trained(kind, **options):
 
 
 class Noted(torch.optim.SGD):
-    """SGD that notes what it was built with, replaces parameters, and keeps a state in double precision."""
+    """SGD that records its arguments, replaces parameters, and has double-precision state."""
 
     def __init__(self, params, lr, *, warm=3, names=("a", "b"), exact=False, betas=(0.9, 0.99), **others):
         NOTED.append({"lr": lr, "warm": warm, "names": names, "exact": exact, "betas": betas, **others})
@@ -49,7 +49,7 @@ class Noted(torch.optim.SGD):
         super().step()
         for group in self.param_groups:
             for p in group["params"]:
-                p.data = p.data.clone()  # another tensor in its place
+                p.data = p.data.clone()  # replaces the tensor
 
 
 class Moody(torch.optim.SGD):
@@ -131,13 +131,13 @@ def module(monkeypatch):
     monkeypatch.setitem(sys.modules, "users_optimizers", users)
 
 
-def test_it_trains_as_the_built_in_one_does():
+def test_a_registered_optimizer_trains_like_the_built_in_one():
     theirs = trained("torch.optim:SGD", momentum=[0.5, 0.9], nesterov=True, weight_decay=0.01)
     ours = trained("sgd", momentum=[0.5, 0.9], nesterov=True, weight_decay=0.01)
     assert [losses(result) for result in theirs] == [pytest.approx(losses(result), rel=1e-9) for result in ours]
 
 
-def test_a_function_that_returns_one_will_do():
+def test_functions_that_return_an_optimizer_are_accepted():
     (half,), (sgd,) = trained("users_optimizers:halved"), trained("sgd", lr=0.025)
     assert losses(half) == pytest.approx(losses(sgd), rel=1e-9)
 
@@ -166,7 +166,7 @@ def test_one_of_two_betas_may_be_an_axis():
     assert [noted["betas"] for noted in NOTED] == [(0.5, 0.7), (0.6, 0.7)]
 
 
-def test_a_rate_that_it_changes_itself_is_scaled_by_the_schedule_and_survives_a_checkpoint():
+def test_rates_changed_by_the_optimizer_are_scaled_and_checkpointed():
     def fresh():
         params = {"w": torch.zeros(2, 3, dtype=torch.float64)}
         return params, bare("users_optimizers:Fades", params, lr=0.5)
@@ -205,7 +205,7 @@ def test_numbers_of_its_schedule_are_not_taken_for_arguments(name):
         study("torch.optim:SGD", **{name: 1.0})
 
 
-def test_it_is_evaluated_in_its_own_mode_and_trains_on_undisturbed():
+def test_the_optimizers_eval_mode_does_not_affect_training():
     ends = []
     for kind in ("users_optimizers:Moody", "sgd"):
         training = PackTraining(Pack(expand(study(kind))), problem(), micro_batch=None)
@@ -225,7 +225,7 @@ def kfac(model, lr, damping):
     return KFAC(model, KFACConfig(lr=lr, damping=damping, inverse_interval=3))
 
 
-def test_one_that_needs_the_module_is_given_it_and_places_its_hooks():
+def test_optimizers_that_need_the_module_receive_it_and_hook_it():
     numbers = {"lr": [0.03, 0.05, 1e9], "damping": 0.2}
     theirs = trained("users_optimizers:kfac", **numbers)
     ours = trained("kfac", inverse_interval=3, **numbers)
@@ -234,7 +234,7 @@ def test_one_that_needs_the_module_is_given_it_and_places_its_hooks():
         assert losses(one) == pytest.approx(losses(other), rel=1e-9)
 
 
-def test_its_modules_have_the_buffers_and_the_random_numbers_of_their_members():
+def test_member_modules_use_the_members_buffers_and_generators():
     task = problem()
     layers = lambda: nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 6)).double()  # noqa: E731
     task = dataclasses.replace(task, build_model=layers)
@@ -255,7 +255,7 @@ def test_its_modules_have_the_buffers_and_the_random_numbers_of_their_members():
     torch.testing.assert_close(training._model.state()["buffers"]["1.running_mean"][0], network[1].running_mean)
 
 
-def test_one_that_raises_takes_nobody_with_it():
+def test_an_optimizer_that_raises_fails_only_its_run():
     class Checkpoint:
         def discard(self):
             pass
@@ -291,7 +291,7 @@ def test_one_that_raises_takes_nobody_with_it():
         ("users_optimizers:Shrinks", {}, "changed the shape of the parameter 0.weight from [6, 6] to [6, 3]"),
     ],
 )
-def test_what_it_refuses_is_said_before_anything_runs(kind, arm, said):
+def test_user_optimizer_errors_are_reported_before_a_run(kind, arm, said):
     with pytest.raises((StudyFileError, UserError)) as caught:
         check_study(study(kind, **arm), problem(), source="x.toml")
     assert "optimizers.a." in str(caught.value)
@@ -322,7 +322,7 @@ def test_mistakes_in_the_file_are_named_with_their_field():
         assert said in str(caught.value)
 
 
-def test_a_study_that_holds_one_is_written_and_read_again():
+def test_studies_with_user_optimizers_round_trip():
     spec = study("mine:Own", depth=[1, 2], names={"fixed": [1, 2]}, fast=True, decay={"log": [0.1, 1], "points": 2})
     assert spec.hyperparameters == ("decay", "depth", "lr")
     again = parse_study(spec.model_dump(mode="json"), source="again")

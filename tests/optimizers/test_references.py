@@ -1,7 +1,7 @@
-"""Every built-in optimizer walks where an implementation that others trust walks.
+"""Every built-in optimizer has the trajectory of an established implementation.
 
-torch's own run here. Trajectories of other packages are in golden.json, which references.py writes. Each is compared in
-a pack of two, whose other member has other numbers.
+torch's optimizers run here. Trajectories of other packages are in golden.json, written by references.py. Each is
+compared in a pack of two, where the other member has different hyperparameters.
 """
 
 import json
@@ -69,7 +69,7 @@ def test_it_is_torchs(kind, exact):
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw", "adagrad"])
-def test_it_is_torchs_too_where_all_members_are_updated_at_once(kind, exact, monkeypatch):
+def test_updating_all_members_at_once_also_equals_torch(kind, exact, monkeypatch):
     monkeypatch.setattr(fused, "by_member", lambda lr: False)
     numbers, build = TORCH[kind]
     close(walked(kind, **numbers), trajectory(build), 1e-13)
@@ -88,7 +88,7 @@ def test_the_other_forms_are_torchs(kind, alone, exact, monkeypatch):
 @pytest.mark.parametrize(("adjust", "theirs"), [("spectral", "original"), ("rms", "match_rms_adamw")])
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_muon_is_torchs_with_its_iteration_in_double_precision(adjust, theirs, nesterov, monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())  # its iteration rounds to that
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())  # its iteration rounds to this dtype
 
     def build(params):
         hidden = [params[0]]  # the last layer is AdamW's
@@ -108,7 +108,7 @@ GOLDEN_CASES = {
     "schedule_free_adamw": ({"lr": 0.03, "beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.01}, 1e-13),
     # The reference's QR is in single precision.
     "soap": ({"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "precondition_interval": 4}, 3e-6),
-    # Of the first paper: sums, no graft, no momentum, roots at every step. Ours has no average at beta1 = 0.
+    # As in the first paper: sums, no grafting, no momentum, roots at every step. Ours has no average at beta1 = 0.
     "shampoo": (
         {"lr": 0.05, "beta1": 0.0, "eps": 1e-3, "statistics": "sum", "graft": "none", "precondition_interval": 1},
         1e-11,
@@ -135,8 +135,8 @@ def test_the_kept_trajectories_are_those_of_the_packages():
 
 
 @pytest.mark.parametrize("graft", ["adam", "sgd"])
-def test_grafted_shampoo_walks_as_its_equations_with_scipys_roots_and_torchs_step_lengths(graft):
-    """No package on the registry has this form; directions are SciPy's roots, lengths those of torch's own Adam."""
+def test_grafted_shampoo_matches_its_equations_with_scipy_roots(graft):
+    """No package implements this form; directions use SciPy's roots, and lengths are those of torch's Adam."""
     lr, beta1, beta2, eps, every = 0.02, 0.8, 0.95, 1e-6, 3
     params = start()
     factors, roots, means = {}, {}, {name: torch.zeros_like(p) for name, p in params.items()}
@@ -147,7 +147,7 @@ def test_grafted_shampoo_walks_as_its_equations_with_scipys_roots_and_torchs_ste
         for name, p in shadow.items():
             p.data.zero_()
             p.grad = gradients[name].clone()
-        adam_like.step()  # of which Adam's step is what is left of zero
+        adam_like.step()  # Adam's step from zero
         for name, p in params.items():
             g = gradients[name]
             means[name] = beta1 * means[name] + (1 - beta1) * g

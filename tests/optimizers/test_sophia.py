@@ -1,4 +1,4 @@
-"""Sophia walks where sophia-opt 0.2.2 walks, and its curvature is that of labels drawn from the network."""
+"""Sophia has the trajectory of sophia-opt 0.2.2, and its curvature is that of labels drawn from the network."""
 
 import hashlib
 
@@ -53,7 +53,7 @@ class Reference:
 
 
 def reference(parameters):
-    """sophia-opt's own optimizer where it is installed."""
+    """The optimizer of sophia-opt, if installed."""
     try:
         from sophia_opt import SophiaG
     except ImportError:
@@ -123,7 +123,7 @@ def test_without_curvature_it_is_the_sign_of_the_average():
 def test_its_second_backward_pass_is_counted():
     every, seldom = (train_pack(Pack(expand(study(hessian_interval=k))[:1]), problem())[0] for k in (1, 1000))
     layers = 3 * 6 * 6
-    backward = 2 * 24 * (2 * layers - 36)  # to weights, and to inputs but for the first layer's
+    backward = 2 * 24 * (2 * layers - 36)  # by weights, and by inputs except for the first layer
     assert every.flops - seldom.flops == pytest.approx(STEPS * backward * (1 - 1 / 1000))
     assert losses(every) != losses(seldom)
 
@@ -133,6 +133,6 @@ def test_it_needs_classes():
     assert 'needs loss = "cross_entropy"' in told
 
 
-def test_problems_of_the_product_take_it():
+def test_shipped_problems_support_sophia():
     spec = study()
     check_study(spec, load_problem(spec.problem), source="x")

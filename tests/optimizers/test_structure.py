@@ -1,4 +1,4 @@
-"""Numbers that decide which code runs may be axes: packs are cut by them, and one value is a setting as before."""
+"""Structural numbers may be axes, which group packs; a single value is a setting as before."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def study(**arm):
     return parse_study(raw, source="test")
 
 
-def test_packs_are_cut_by_them_and_every_trial_is_the_one_with_that_setting():
+def test_packs_are_grouped_by_structural_hyperparameters():
     spec = study(inverse_interval=[2, 6], factor_decay=[0.5, 0.9], kl_clip=[0.01, 0.1])
     assert spec.hyperparameters == (
         "damping", "factor_decay", "inverse_interval", "kl_clip", "lr", "momentum", "weight_decay",

@@ -1,4 +1,4 @@
-"""Numbers of the tables [schedule], [problem] and [evaluation] may be axes, of the whole study or of one optimizer."""
+"""Numbers of [schedule], [problem] and [evaluation] may be axes of the whole study or of one optimizer."""
 
 import pickle
 import sys
@@ -106,7 +106,7 @@ def test_every_trial_trains_as_the_study_with_its_values():
     assert len(seen) == 12
 
 
-def test_smoothed_labels_are_trained_as_torch_does_and_measured_without():
+def test_label_smoothing_equals_torch_and_is_not_evaluated():
     spec, task = study({"a": {**SGD, "lr": 0.1}}, problem={"label_smoothing": 0.3}), small_problem()
     (found,) = train_pack(Pack(expand(spec)), task)
     network = initialised(task.build_model, 0)
@@ -191,7 +191,7 @@ def test_what_is_refused_is_said(tables, said):
     assert said in refusal(**tables)
 
 
-def test_draws_need_no_points_and_something_of_the_study_may_be_all_that_varies():
+def test_draws_need_no_points_and_may_vary_only_a_study_table():
     drawn = {"kind": "sgd", "lr": 0.1, "design": "sobol", "samples": 4}
     spec = study({"a": drawn, "b": SGD}, problem={"label_smoothing": {"linear": [0.0, 0.4], "points": 2}})
     values = {dict(trial.hyperparameters)["label_smoothing"] for trial in expand(spec) if trial.arm == "a"}
@@ -247,7 +247,7 @@ def test_arguments_that_the_model_does_not_take_are_refused(models, model, argum
     assert f"problem.model_arguments.{said}" in str(caught.value)
 
 
-def test_optimizers_that_average_themselves_are_refused_before_anything_runs():
+def test_ema_is_rejected_for_optimizers_that_average_themselves():
     arms = {"a": SGD, "b": {"kind": "schedule_free_sgd", "lr": 1.0}}
     with pytest.raises(StudyFileError, match=r"optimizers\.b\.evaluation\.ema_decay: this optimizer already averages"):
         checked(study(arms, evaluation={"ema_decay": [0.0, 0.9]}))

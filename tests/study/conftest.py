@@ -20,7 +20,7 @@ MINIMAL = {
 
 @pytest.fixture
 def minimal():
-    """A small valid study, as TOML gives it; free to be changed."""
+    """A small valid study as parsed TOML, which tests may modify."""
     return copy.deepcopy(MINIMAL)
 
 
@@ -29,7 +29,7 @@ _CELLS = itertools.count()
 
 @pytest.fixture(scope="session")
 def run_cell():
-    """Run a cell as IPython does, in a fresh session or the one given: each statement is compiled alone."""
+    """Run a cell like IPython, in a new or given session, compiling each statement separately."""
 
     def run(source, namespace=None):
         namespace = {"__name__": "__main__"} if namespace is None else namespace

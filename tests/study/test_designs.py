@@ -155,8 +155,8 @@ def test_every_seed_draws_its_own_settings_and_a_grid_is_the_same_for_all(design
 
 
 @pytest.mark.parametrize("design", ["random", "sobol"])
-def test_hyperparameters_of_one_name_have_the_same_quantiles_in_every_arm(design):
-    """Whatever else varies, however wide the interval, and however many are drawn."""
+def test_equally_named_hyperparameters_share_quantiles_across_arms(design):
+    """Independent of other axes, of the width of the interval, and of the number of draws."""
     one = drawn(8, design=design)
     other = read_arm(
         {"kind": "sgd", "design": design, "samples": 5, "lr": {"log": [1e-2, 1e2]}, "momentum": {"linear": [0.0, 0.6]}}
@@ -170,7 +170,7 @@ def test_hyperparameters_of_one_name_have_the_same_quantiles_in_every_arm(design
 
 
 def test_each_seed_of_a_sobol_design_is_a_replicate_that_fills_the_box():
-    """Of four draws one lies in each quarter of every hyperparameter; over seeds each is uniform there."""
+    """Each quarter of every hyperparameter contains one of four draws, uniformly distributed over seeds."""
     lrs = np.array([[np.log10(dict(c)["lr"]) / 4 + 1 for c in configurations(drawn(4), seed)] for seed in range(200)])
     assert (np.sort((4 * lrs).astype(int), axis=1) == np.arange(4)).all()
     assert stats.kstest(lrs[:, 0], stats.uniform(0, 1).cdf).pvalue > 1e-3

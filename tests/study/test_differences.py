@@ -1,4 +1,4 @@
-"""What differs between study files, against the files themselves."""
+"""Differences between study files, compared with the files themselves."""
 
 from sensitivity.study.differences import spec_differences
 from sensitivity.study.load import parse_study

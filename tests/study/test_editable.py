@@ -1,4 +1,4 @@
-"""Studies made and changed in Python: validated as files are, and written as files that read back to the same."""
+"""Studies built and changed in Python: validated like files, and written as files that read back equal."""
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +51,7 @@ def test_any_study_is_written_and_read_back(seeds, rates, text, fields):
             name="any", description=text, batch_sizes=[8, 16], seeds=seeds, budget={"steps": 3}, optimizers=arms
         ).replace(**fields)
     except StudyFileError:
-        return  # values that a study file can't have either
+        return  # values that are also invalid in a study file
     assert read_back(spec) == spec
 
 
@@ -84,12 +84,12 @@ def test_replace_changes_what_is_named_and_nothing_else(spec):
     ],
     ids=str,
 )
-def test_replace_refuses_what_a_file_may_not_say_in_the_same_words(spec, changes, mistake):
+def test_replace_reports_mistakes_like_study_files(spec, changes, mistake):
     with pytest.raises(StudyFileError, match=mistake):
         spec.replace(**changes)
 
 
-def test_a_study_made_in_python_has_its_mistakes_told_as_a_file_has(minimal):
+def test_python_studies_report_mistakes_like_study_files(minimal):
     raw = minimal | {"seeds": [1, 1], "budget": {"epoch": 1}, "batch_sizes": [1] * 20_000}
     with pytest.raises(StudyFileError, match="20,000 values"):
         StudySpec(**raw)
@@ -102,7 +102,7 @@ def test_a_study_made_in_python_has_its_mistakes_told_as_a_file_has(minimal):
     assert len(made.value.mistakes) == 3
 
 
-def test_functions_are_kept_with_the_study_and_come_along_when_it_is_changed(minimal, run_cell):
+def test_functions_are_stored_with_the_study_and_kept_by_replace(minimal, run_cell):
     functions = (f"def {name}(*given): return {k}" for k, name in enumerate(("data", "net", "other")))
     cells = run_cell("\n".join(functions))
     spec = StudySpec(**minimal, problem={"dataset": cells["data"], "model": cells["net"]})

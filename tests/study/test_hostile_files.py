@@ -1,4 +1,4 @@
-"""Study files, names and numbers as no one should give them: a study, or a message; never another exception."""
+"""Malformed study files, names and numbers result in a study or a message, never in another exception."""
 
 import os
 import pickle
@@ -43,7 +43,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("text", "said"), SLIPS, ids=[text[:30].replace("\0", "NUL") for text, _ in SLIPS])
-def test_a_slip_in_toml_is_named_with_its_fix(tmp_path, text, said):
+def test_toml_mistakes_are_reported_with_the_fix(tmp_path, text, said):
     path = tmp_path / "slip.toml"
     path.write_text(f"seeds = 1\n{text}\n")
     with pytest.raises(StudyFileError) as caught:
@@ -170,7 +170,7 @@ def test_links_in_a_circle_and_folders_are_messages(tmp_path):
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "here: can't be read (not UTF-8 text (byte 0))"),
     ],
 )
-def test_whatever_a_path_raises_is_a_message(error, said):
+def test_path_errors_become_messages(error, said):
     with pytest.raises(UserError) as caught, path_faults("here", "Do this"):
         raise error
     assert str(caught.value).startswith(said)
@@ -233,7 +233,7 @@ def test_numbers_of_numpy_and_torch_are_taken_everywhere():
     [np.float32("nan"), torch.tensor(float("inf")), np.clongdouble(1), Fraction(10**400), Decimal("NaN"), np.True_, 1j],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_finite_real_number_is_still_refused(lr):
+def test_values_that_are_not_finite_real_numbers_are_rejected(lr):
     with pytest.raises(StudyFileError, match=r"optimizers\.sgd\.lr: "):
         study(optimizers={"sgd": {"kind": "sgd", "lr": lr}})
 

@@ -23,7 +23,7 @@ def test_the_range_in_words_is_the_range_that_is_checked(name, allowed, inside, 
     assert not declared.allows(outside).any()
 
 
-def test_equal_distances_in_decades_are_equal_changes_of_what_the_number_does():
+def test_equal_distances_in_decades_are_equal_changes_in_effect():
     assert np.diff(hyperparameter("momentum").decades([0.9, 0.99, 0.999])) == pytest.approx(1.0), "reach 10, 100, 1000"
     assert np.diff(hyperparameter("lr").decades([1e-3, 1e-2, 1e-1])) == pytest.approx(1.0)
     assert hyperparameter("momentum").coordinate_label == "1 − momentum"

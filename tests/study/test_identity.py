@@ -1,4 +1,4 @@
-"""Digests of what was trained, compared and told apart."""
+"""Comparison of digests of data and networks."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def test_equal_bytes_and_rounding_are_the_same_and_nothing_else(other, same):
     assert FLOATS.is_same(other) is same
 
 
-def test_of_whole_numbers_nothing_is_rounding():
+def test_integers_are_compared_exactly():
     assert not CLASSES.is_same(replace(CLASSES, sha256="d", form="int64 [8] (4567)"))
 
 

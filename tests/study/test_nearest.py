@@ -1,4 +1,4 @@
-"""The name that a misspelt one most likely stands for."""
+"""Suggestions for misspelt names."""
 
 import pytest
 
@@ -20,6 +20,6 @@ def test_names_are_returned_as_they_are_spelt():
     assert nearest("anything", ()) is None
 
 
-def test_more_letters_in_common_are_asked_for_by_a_higher_cutoff():
+def test_a_higher_cutoff_requires_more_similar_names():
     assert nearest("learning_rate", ("lr", "damping_rate"), cutoff=0.9) is None
     assert nearest("learning_rate", ("lr", "damping_rate"), cutoff=0.5) == "damping_rate"

@@ -23,7 +23,7 @@ RAW = {
 }
 
 
-def test_it_says_nothing_of_training_and_reads_back_as_it_was():
+def test_observed_studies_omit_training_and_round_trip():
     spec = parse_study(RAW, source="test")
     assert spec.problem is spec.budget is None
     assert not spec.model_dump().keys() & set(TRAINED_HERE)
@@ -33,14 +33,14 @@ def test_it_says_nothing_of_training_and_reads_back_as_it_was():
     assert spec.hyperparameters == ("lr", "sharpness")
 
 
-def test_settings_of_unknown_origin_plan_nothing_and_declared_draws_do():
+def test_observed_arms_plan_nothing_but_declared_draws_do():
     spec = parse_study(RAW, source="test")
     assert configurations(spec.optimizers["a"]) == ()
     assert len(configurations(spec.optimizers["b"])) == 2
 
 
-def test_a_study_that_is_trained_here_is_what_it_was():
-    """Its hash, and so what a directory knows it by, has no word of tables that change no result."""
+def test_trained_studies_omit_the_observed_table():
+    """Its hash, by which a study directory identifies it, does not depend on tables that do not affect results."""
     spec = StudySpec.read(shipped()["quickstart"])
     assert {"observed", "log"}.isdisjoint(spec.model_dump())
     assert set(TRAINED_HERE) - {"log"} <= spec.model_dump().keys()

@@ -1,4 +1,4 @@
-"""What a study claims is declared in its file, and refused by name where it names what the study does not have."""
+"""Claims are declared in the study file, and rejected if they name something that the study does not have."""
 
 import pytest
 

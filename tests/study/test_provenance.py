@@ -47,6 +47,6 @@ def test_machine_is_described_in_words():
     assert all(provenance.machine()[name] for name in ("cores", "system", "python"))
 
 
-def test_source_that_was_sent_elsewhere_is_what_its_sender_says(monkeypatch):
+def test_the_code_version_of_shipped_source_is_set_by_the_sender(monkeypatch):
     monkeypatch.setenv(provenance.CODE_VERSION_VARIABLE, "0.1.0+0123456789ab")
     assert provenance.code_version() == "0.1.0+0123456789ab"

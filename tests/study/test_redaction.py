@@ -52,7 +52,7 @@ def test_an_address_needs_no_scheme_to_be_masked(address, shown):
         "a ratio of 3:4@5",
     ],
 )
-def test_what_holds_no_credentials_stays(text):
+def test_uris_without_credentials_are_unchanged(text):
     assert redacted(text) == text
 
 

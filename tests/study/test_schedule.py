@@ -68,7 +68,7 @@ def test_adjusted_epochs_between_doublings():
         ({"every_epochs": 2}, 10, (7, 10)),
         ({"every_epochs": 0.5}, 10, (2, 4, 5, 7, 9, 10)),
         ({"every_epochs": 5}, 10, (10,)),
-        ({"every_epochs": 1e-9}, 10, tuple(range(1, 11))),  # finer than a step: every step, at once
+        ({"every_epochs": 1e-9}, 10, tuple(range(1, 11))),  # finer than a step: every step, once
         ({"every_steps": 4}, 10, (4, 8, 10)),
         ({"every_steps": 5}, 10, (5, 10)),
         ({"every_steps": 50}, 10, (10,)),
@@ -83,7 +83,7 @@ GROWING = (
     *(22, 24, 26, 28, 30, 33, 36, 39, 42, 46, 50, 55, 60, 66, 72, 79, 86, 94, 103, 113, 124, 136, 149, 163, 179, 196),
     *(215, 236, 259, 284, 312, 343, 377, 414, 455, 500, 550, 605, 665, 731, 804, 884, 972, 1069),
 )
-"""By hand: each is the whole part of 1.1 times the one before, or the next step where that is more."""
+"""By hand: each is the integer part of 1.1 times the previous one, or the next step if that is larger."""
 
 
 @pytest.mark.parametrize("total", [1, 2, 19, 20, 21, 23, 90, 360, 1068])
@@ -94,13 +94,13 @@ def test_evaluations_come_each_a_tenth_later_by_default(total):
 
 @settings(deadline=None)
 @given(growth=st.floats(1e-3, 1), total=st.integers(1, 20_000), more=st.integers(1, 20_000))
-def test_growing_evaluations_keep_their_grain_and_continue_in_a_longer_budget(growth, total, more):
+def test_growing_evaluations_are_extended_by_a_longer_budget(growth, total, more):
     spec = EvaluationSpec(growth=growth)
     points = evaluation_steps(spec, total=total, **SIZE)
     assert points[-1] == total
     for before, at in itertools.pairwise((0, *points)):
         assert before < at <= max(before + 1, before * (1 + growth) + 1e-9 * before)
-    # They use it: but for the last, each comes later than the one before by `growth` less a whole step at most.
+    # Except for the last, each interval is at least `growth` minus one step.
     for before, at in itertools.pairwise(points[:-1]):
         assert at > before * (1 + growth) - 1 - 1e-9 * before
     longer = evaluation_steps(spec, total=total + more, **SIZE)
@@ -204,7 +204,7 @@ def test_an_optimizer_has_its_own_schedule():
     study = ScheduleSpec(warmup_epochs=2, decay_at=(0.5,))
     assert study.having({}, {}) is study
     assert study.having({"warmup_epochs": 1.0}, {}) == ScheduleSpec(warmup_epochs=1, decay_at=(0.5,))
-    # With another decay, the fields of the study's are gone.
+    # With another decay, the decay fields of the study are dropped.
     assert study.having({"decay": "cosine"}, {}) == ScheduleSpec(warmup_epochs=2, decay="cosine")
 
 

@@ -1,4 +1,4 @@
-"""Functions given as objects: an import path, or a module of their source that means the same in a fresh process."""
+"""Functions passed as objects become an import path, or a module with their source that works in a fresh process."""
 
 import json
 import subprocess
@@ -51,7 +51,7 @@ def names(request, run_cell):
     return namespace
 
 
-def test_the_module_gives_what_the_session_gives_in_a_fresh_process(names, tmp_path):
+def test_the_session_module_works_in_a_fresh_process(names, tmp_path):
     fields, code = with_import_paths({"problem": {"dataset": names["data"], "model": names["Child"]}})
     assert fields == {"problem": {"dataset": f"{MODULE}:data", "model": f"{MODULE}:Child"}}
     (tmp_path / f"{MODULE}.py").write_text(code)
@@ -61,7 +61,7 @@ def test_the_module_gives_what_the_session_gives_in_a_fresh_process(names, tmp_p
     assert "unused =" not in code
 
 
-def test_the_module_does_not_depend_on_the_order_of_cells_or_on_what_else_they_hold(names, run_cell):
+def test_the_session_module_does_not_depend_on_the_order_of_cells(names, run_cell):
     _, code = with_import_paths({"f": names["data"], "g": names["Child"]})
     other = run_cell("x = 1")
     for cell in (HELPERS, "def mutual(n): return [n] if n > 2 else other(n + 1)", "x = 2", FUNCTIONS):
@@ -79,7 +79,7 @@ def test_a_changed_constant_or_helper_changes_the_module(names, run_cell):
     assert len({before, changed, again}) == 3
 
 
-def test_what_a_module_has_is_named_by_its_path():
+def test_importable_objects_are_named_by_their_path():
     assert with_import_paths({"a": json.dumps, "b": json.JSONDecodeError, "c": [1, "x"]}) == (
         {"a": "json:dumps", "b": "json.decoder:JSONDecodeError", "c": [1, "x"]},
         "",
@@ -122,19 +122,19 @@ def refused(run_cell):
 
 
 @pytest.mark.parametrize("given", REFUSED)
-def test_what_cannot_be_kept_is_refused_by_name(refused, given):
+def test_unstorable_objects_are_rejected_by_name(refused, given):
     with pytest.raises(StudyFileError, match=f"study: 1 mistake\n  - f: .*{REFUSED[given].removeprefix('f: ')}"):
         with_import_paths({"f": eval(given, refused)})
 
 
-def test_two_things_of_one_name_are_refused(refused, run_cell):
+def test_two_objects_of_the_same_name_are_rejected(refused, run_cell):
     old = refused["plain"]
     run_cell("def plain(): return 1\ndef calls(): return plain()", refused)
     with pytest.raises(StudyFileError, match="two different objects are named 'plain'"):
         with_import_paths({"f": refused["calls"], "g": old})
 
 
-def test_a_script_that_was_saved_again_is_refused_and_not_taken_as_it_is_now(tmp_path):
+def test_scripts_modified_after_their_start_are_rejected(tmp_path):
     script, namespace = tmp_path / "script.py", {"__name__": "__main__"}
     script.write_text("def f(): return 1\n")
     exec(compile(script.read_text(), str(script), "exec"), namespace)

@@ -1,4 +1,4 @@
-"""The user's modules as they were: which are taken, what identifies them, and that nothing else is imported."""
+"""Snapshots of the user's modules: their content, their hash, and that nothing else is imported."""
 
 import importlib
 import inspect
@@ -16,7 +16,7 @@ from sensitivity.study.snapshot_imports import SnapshotFinder, own_imports_kept,
 
 @pytest.fixture
 def write(tmp_path):
-    """Write files of the user's; afterwards this process forgets their modules."""
+    """Write user files; their modules are removed from this process afterwards."""
 
     def write(files):
         for name, text in files.items():
@@ -46,7 +46,7 @@ def test_shipped_problems_have_no_source(tmp_path):
         assert (snapshot.hash, snapshot.files) == ("", {})
 
 
-def test_every_module_that_is_imported_from_beside_the_study_is_taken_and_no_other(write, tmp_path):
+def test_the_snapshot_contains_exactly_the_imported_user_modules(write, tmp_path):
     write(
         {
             "mine.py": """
@@ -74,7 +74,7 @@ class K:
             "by_name.py": "",
             "by_library.py": "",
             "unrelated.py": "",
-            "pandas.py": "raise ImportError",  # nobody imports it: it does no harm
+            "pandas.py": "raise ImportError",  # not imported, so it does no harm
             "json/x.txt": "",
         }
     )
@@ -84,7 +84,7 @@ class K:
     ]
 
 
-def test_the_hash_is_that_of_the_content_of_all_that_is_taken(write, tmp_path):
+def test_the_snapshot_hash_depends_on_all_contents(write, tmp_path):
     write({"mine.py": "import helper", "helper.py": "SIZE = 1", "other.py": ""})
     first = taken(tmp_path).hash
     assert len(first) == 16
@@ -97,7 +97,7 @@ def test_the_hash_is_that_of_the_content_of_all_that_is_taken(write, tmp_path):
     assert taken(tmp_path, model="other:g").hash != first
 
 
-def test_what_is_imported_is_what_was_hashed_however_often_the_file_is_saved(write, tmp_path):
+def test_imports_use_the_hashed_source_even_if_the_file_changes(write, tmp_path):
     write({"mine.py": "import helper\ndef f():\n    import late\n    return helper.SIZE, late.SIZE\ndef g(): 1 / 0\n"})
     write({"helper.py": "SIZE = 1", "late.py": "SIZE = 2", "data.txt": "beside"})
     snapshot = pickle.loads(pickle.dumps(taken(tmp_path)))
@@ -113,10 +113,10 @@ def test_what_is_imported_is_what_was_hashed_however_often_the_file_is_saved(wri
     assert not (tmp_path / "__pycache__").exists()
 
 
-def test_a_later_snapshot_replaces_an_earlier_one_and_what_was_imported_before(write, tmp_path, monkeypatch):
+def test_a_later_snapshot_replaces_an_earlier_one_and_its_imports(write, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     write({"mine.py": "from helper import SIZE", "helper.py": "SIZE = 1"})
-    assert importlib.import_module("mine").SIZE == 1  # by Python's own finders, as a notebook does
+    assert importlib.import_module("mine").SIZE == 1  # by Python's finders, as in a notebook
     write({"helper.py": "SIZE = 2"})
     use_snapshot(taken(tmp_path))
     assert importlib.import_module("mine").SIZE == 2
@@ -130,7 +130,7 @@ def test_a_later_snapshot_replaces_an_earlier_one_and_what_was_imported_before(w
 
 
 @pytest.mark.parametrize("on_path", [False, True])
-def test_a_module_that_the_snapshot_lacks_is_refused_and_not_swallowed(write, tmp_path, monkeypatch, on_path):
+def test_imports_missing_from_the_snapshot_raise_an_error(write, tmp_path, monkeypatch, on_path):
     if on_path:
         monkeypatch.syspath_prepend(tmp_path)
     write({"mine.py": 'def f(name):\n    try: return __import__(name)\n    except ImportError: return "none"'})
@@ -148,17 +148,17 @@ def test_a_module_that_the_snapshot_lacks_is_refused_and_not_swallowed(write, tm
     assert mine.f("dynamic").SIZE == 1
 
 
-def test_an_installed_package_is_never_shadowed_by_what_lies_beside_the_study(write, tmp_path, monkeypatch):
+def test_user_files_never_shadow_installed_packages(write, tmp_path, monkeypatch):
     write({"mine.py": "", "colorsys.py": "raise ImportError", "threadpoolctl.py": "raise ImportError"})
     monkeypatch.syspath_prepend(tmp_path)
     use_snapshot(taken(tmp_path))
-    for name in ("colorsys", "threadpoolctl"):  # of Python and of a package
+    for name in ("colorsys", "threadpoolctl"):  # names of a standard and of an installed module
         monkeypatch.delitem(sys.modules, name, raising=False)
         assert str(tmp_path) not in importlib.import_module(name).__file__
 
 
 @pytest.mark.parametrize("name", ["statistics", "pandas", "sensitivity"])
-def test_a_module_of_the_users_with_the_name_of_an_installed_one_is_named(write, tmp_path, name):
+def test_user_modules_named_like_installed_ones_are_rejected(write, tmp_path, name):
     write({"mine.py": f"import {name}", f"{name}.py": ""})
     with pytest.raises(UserError, match=rf"mine\.py:1: .*{name}\.py has the name of an installed module, '{name}'"):
         taken(tmp_path)
@@ -170,7 +170,7 @@ def test_a_compiled_module_is_refused(write, tmp_path):
         taken(tmp_path)
 
 
-def test_a_module_elsewhere_on_the_path_is_taken_with_its_neighbours(write, tmp_path, monkeypatch):
+def test_modules_elsewhere_on_the_path_are_stored_with_their_imports(write, tmp_path, monkeypatch):
     write({"library/problems/__init__.py": "", "library/problems/data.py": "from problems.parts import x"})
     write({"library/problems/parts.py": "", "study/mine.toml": ""})
     monkeypatch.syspath_prepend(tmp_path / "library")
@@ -180,7 +180,7 @@ def test_a_module_elsewhere_on_the_path_is_taken_with_its_neighbours(write, tmp_
 
 
 @pytest.mark.parametrize("path", ["no_such_module:f", "no_such.module:f", "json.absent:f", "sys:f", "__main__:f"])
-def test_a_module_without_a_source_file_is_asked_for(path, tmp_path):
+def test_modules_without_a_source_file_are_rejected(path, tmp_path):
     with pytest.raises(UserError, match=r"problem\.model: module '.*' is not found\n  Put it next to the study file"):
         take_snapshot(ProblemSpec(model=path), str(tmp_path))
 
@@ -192,13 +192,13 @@ def test_an_installed_module_is_known_by_its_content(tmp_path):
     assert snapshot.hash == taken(tmp_path / "elsewhere", "json.decoder:f").hash
 
 
-def test_a_module_that_can_not_be_parsed_or_imported_is_taken_for_its_own_error_to_be_told(write, tmp_path):
+def test_unparsable_modules_are_kept_so_that_importing_reports_them(write, tmp_path):
     write({"mine.py": "def (", "broken/__init__.py": "import no_such_module", "broken/data.py": ""})
     assert names(taken(tmp_path)) == ["mine"]
     assert names(taken(tmp_path, "broken.data:f")) == ["broken", "broken.data"]
 
 
-def test_code_of_a_session_is_taken_with_what_it_imports_wherever_that_lies(write, tmp_path, monkeypatch):
+def test_session_code_is_stored_with_the_modules_it_imports(write, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.syspath_prepend(elsewhere)
     write({"beside/near.py": "SIZE = 1", "elsewhere/far.py": "import further\nSIZE = 2", "elsewhere/further.py": ""})
@@ -212,7 +212,7 @@ def test_code_of_a_session_is_taken_with_what_it_imports_wherever_that_lies(writ
     assert take_snapshot(spec, str(beside), code=code + "# changed").hash != snapshot.hash
 
 
-def test_code_of_a_session_is_the_same_as_a_file_beside_the_study(write, tmp_path):
+def test_session_code_is_equivalent_to_a_file(write, tmp_path):
     write({"near.py": "SIZE = 1", "study_code.py": "import near\ndef f(): return near.SIZE\n"})
     spec, code = ProblemSpec(dataset="study_code:f"), (tmp_path / "study_code.py").read_text()
     assert take_snapshot(spec, str(tmp_path), code=code) == take_snapshot(spec, str(tmp_path))

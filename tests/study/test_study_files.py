@@ -270,12 +270,12 @@ def test_one_mistake_is_named_with_its_field(minimal, path, value, expected):
 
 
 @pytest.mark.parametrize("missing", ["name", "batch_sizes", "seeds", "optimizers", "budget"])
-def test_fields_without_default_are_asked_for(minimal, missing):
+def test_missing_fields_without_default_are_reported(minimal, missing):
     del minimal[missing]
     assert mistakes(minimal) == (f"{missing}: missing; it has no default",)
 
 
-def test_a_target_that_can_not_apply_is_found_beside_other_mistakes(minimal):
+def test_inapplicable_targets_are_reported_with_other_mistakes(minimal):
     put(minimal, ("problem", "loss"), "squared_error")
     put(minimal, ("targets",), {"test_accuracy": [0.9], "test_loss": [0.1]})
     put(minimal, ("extra",), 1)
@@ -359,7 +359,7 @@ def test_files_that_are_no_study(tmp_path, data, words):
     assert str(path) in str(caught.value)
 
 
-def test_a_value_is_said_once():
+def test_a_value_is_mentioned_only_once():
     raw = {
         "name": "t",
         "batch_sizes": [8],
@@ -434,7 +434,7 @@ def test_the_template_shows_every_field():
         "schedule",
         "problem",
         "evaluation",
-    }  # some of which exclude others
+    }  # some of these exclude others
     for kind in set(kinds()) - {OWN, "newton"}:
         arm = next(arm for arm in raw["optimizers"].values() if arm["kind"] == kind)
         assert set(arm_class(kind).model_fields) - set(arm) <= design, kind
@@ -517,7 +517,7 @@ CHEAP = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    phases=[Phase.explicit, Phase.generate],  # an example is small; shrinking one takes minutes
+    phases=[Phase.explicit, Phase.generate],  # examples are small already, and shrinking takes minutes
     suppress_health_check=[HealthCheck.too_slow],
 )
 
@@ -578,7 +578,7 @@ def test_a_damaged_study_is_a_study_or_named_mistakes(changes):
         ("lr = 1 #" + "x" * 1_000_000, "larger than 1,000,000 bytes"),
     ],
 )
-def test_no_message_is_longer_than_a_screen_whatever_the_file_holds(tmp_path, text, words):
+def test_no_message_is_longer_than_a_screen(tmp_path, text, words):
     path = tmp_path / "big.toml"
     head = 'name = "x"\nbatch_sizes = [8]\nseeds = 1\nbudget = { steps = 2 }\n[optimizers.sgd]\n'
     path.write_text(head + ("" if "\nkind" in text else 'kind = "sgd"\n') + text)

@@ -31,9 +31,9 @@ def test_every_combination_is_one_trial(minimal):
 
 
 GOLDEN_IDS = ["06ada3cd914b2582", "8cd80a9694317d48", "5f425da0961567fd"]
-"""Without a spacing of evaluations, with one in epochs and in steps, as these two were before there was `growth`.
+"""Without a spacing of evaluations, and with one in epochs or steps, as before `growth` was added.
 
-If this changes, earlier results are no longer found: raise RESULT_VERSION on purpose, or correct the change."""
+If this changes, earlier results are no longer found: increment RESULT_VERSION on purpose, or correct the change."""
 GOLDEN = """
 from sensitivity.study.load import parse_study
 from sensitivity.study.trials import expand

@@ -1,4 +1,4 @@
-"""What is replaced, and what stays as it was."""
+"""Atomic writing: what is replaced, and what is preserved."""
 
 import os
 import stat
@@ -86,7 +86,7 @@ def test_folders_made_for_a_file_that_fails_are_removed(tmp_path):
         ("/dev/full", "No space left", "Make room"),
     ],
 )
-def test_what_can_not_be_a_file_is_said_before_and_after(tmp_path, name, reason, fix):
+def test_unwritable_paths_are_reported_early_and_on_writing(tmp_path, name, reason, fix):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "loop").symlink_to("loop")
@@ -107,7 +107,7 @@ def test_asking_whether_a_file_can_be_written_leaves_nothing(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_a_file_that_did_not_arrive_whole_is_an_error(tmp_path, monkeypatch):
+def test_incompletely_written_files_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: os.truncate(f"/proc/self/fd/{descriptor}", 0))
     with pytest.raises(UserError, match="0 of 3 bytes written"):
         write_output(tmp_path / "x", b"new")

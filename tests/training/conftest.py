@@ -20,7 +20,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def digits64() -> Problem:
-    """The perceptron on digits in float64, where packed and alone can be compared to rounding."""
+    """The perceptron on digits in float64, in which packs and single runs agree up to rounding."""
     return load_problem(study().problem, dtype=torch.float64)
 
 

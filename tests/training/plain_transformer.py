@@ -1,4 +1,4 @@
-"""A transformer written out with plain tensors, and what it is trained on."""
+"""A reference transformer in plain tensor operations, and its data."""
 
 import hashlib
 import math
@@ -23,7 +23,7 @@ def derived(purpose, seed):
 
 
 def rotated(x):
-    """Each pair (k, k + numbers / 2) as a complex number, turned by position · 10000^(-2k / numbers)."""
+    """Rotate each pair (k, k + numbers / 2), as a complex number, by position · 10000^(-2k / numbers)."""
     half = x.shape[-1] // 2
     turns = torch.outer(torch.arange(x.shape[-2]).double(), 10_000.0 ** (-torch.arange(half).double() / half))
     turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(turns), turns)
@@ -31,7 +31,7 @@ def rotated(x):
 
 
 def plain_logits(p, ids, *, heads=2, divided=1.0, sharpness=None):
-    """The network written out: one-hot embeddings, attention by a masked softmax, norms by their definition."""
+    """The network from definitions: one-hot embeddings, masked softmax attention, explicit norms."""
     width = p["tokens.weight"].shape[1]
 
     def norm(x, name):

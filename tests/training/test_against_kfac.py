@@ -1,4 +1,4 @@
-"""Packs with K-FAC against `sensitivity.kfac.KFAC` on each network alone: attention, unused and late layers."""
+"""Packs with K-FAC compared with `sensitivity.kfac.KFAC` on single networks: attention, unused and late layers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from sensitivity.training.step import make_optimizer, take_step
 
 
 class Conditional(nn.Module):
-    """Two layers of which a call uses one, and one that none uses; `late` joins at the third step."""
+    """Two layers of which each call uses one, and an unused layer; `late` is used from the third step on."""
 
     def __init__(self, late: bool = False) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Conditional(nn.Module):
 
 
 class Pooled(nn.Module):
-    """An encoder of torch, pooled over time."""
+    """A torch encoder, pooled over time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Pooled(nn.Module):
 
 
 class Causal(nn.Module):
-    """Attention of torch, time first, to keys of another length, with a mask."""
+    """Torch attention, time first, with keys of a different length and a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Causal(nn.Module):
 
 
 class Volume(nn.Module):
-    """A convolution of three dimensions and a transposed one."""
+    """A three-dimensional convolution and a transposed one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Volume(nn.Module):
 
 
 class Tied(nn.Module):
-    """Three words, looked up and multiplied with, as a module or by a function."""
+    """A tied embedding of three tokens, multiplied by a module or a function."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Tied(nn.Module):
 
 
 class Bags(nn.Module):
-    """Means of words, of which the first does not count."""
+    """Means of token embeddings, with the first token as padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def batch(member, step):
     return torch.randn(8, 3, 4, generator=generator, dtype=torch.float64), torch.randint(3, (8,), generator=generator)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap has no rule for one kind of attention
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap does not support one kind of attention
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_member_of_a_pack_is_the_optimizer_alone(make_study, model, members):
@@ -145,7 +145,7 @@ def test_a_member_of_a_pack_is_the_optimizer_alone(make_study, model, members):
         together = [batch(member, step) for member in range(members)]
         given = Given(*map(torch.stack, zip(*together, strict=True)))
         if hasattr(packed.network, "calls") and members > 1:
-            packed.network.calls = step  # vmap tries, and members that run one by one count, apart
+            packed.network.calls = step  # attempts with vmap and members that run one by one are counted separately
         _, failed = take_step(packed, problem, optimizer, given, step=step, lr_scale=1.0)
         assert failed is None or not failed.any()
         for network, own, (x, y) in zip(networks, alone, together, strict=True):
@@ -157,7 +157,7 @@ def test_a_member_of_a_pack_is_the_optimizer_alone(make_study, model, members):
                 torch.testing.assert_close(packed.params[name][member].detach(), p.detach(), rtol=1e-8, atol=1e-11)
 
 
-def test_members_that_use_different_layers_are_refused_with_what_to_set():
+def test_members_that_use_different_layers_are_rejected():
     class ByData(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""SGD runs against a loop that shares no code with ours: torch.optim.SGD on data loaded and split afresh."""
+"""SGD runs compared with an independent loop: torch.optim.SGD on separately loaded and split data."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Crops and flips against one image at a time, by hand; each member from its own stream."""
+"""Crops and flips compared with processing single images by hand; each member uses its own stream."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_shared_images_are_augmented_once():
 
 
 def test_all_crops_and_flips_are_equally_likely():
-    # One white pixel in the middle shows the offset; the left one of two columns, the flip.
+    # One white pixel in the middle shows the offset, and the left of two columns shows the flip.
     image = torch.zeros(1, 1, 11, 11, dtype=torch.uint8)
     image[..., 5, 5] = 255
     image[..., 5, 4] = 1

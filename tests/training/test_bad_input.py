@@ -1,4 +1,4 @@
-"""Every bad input of a task of the user's own is one message that names the field, before anything runs."""
+"""Every invalid input of a user's problem causes one message that names the field, before training."""
 
 import textwrap
 

@@ -1,4 +1,4 @@
-"""What decides a step's batch is drawn on the host, and goes to an accelerator for many steps at once."""
+"""Batches are drawn on the host, and the draws of many steps are copied to an accelerator at once."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def problem(make_study):
 
 
 def drawn(problem, ahead, monkeypatch, *, seeds, skipped=0):
-    """The batches of ten steps, of which some members leave after four."""
+    """The batches of ten steps, where some members are dropped after four."""
     monkeypatch.setitem(batches._AHEAD, "cpu", ahead)
     of = PackBatches(seeds, problem, batch_size=12, micro_batch=5, augment=True, drawn=skipped)
     found = []
@@ -46,7 +46,7 @@ def test_batches_do_not_depend_on_how_many_are_drawn_at_once(problem, monkeypatc
     assert torch.equal(resumed[0][0][0], expected[6][0][0])
 
 
-def test_draws_of_64_steps_go_to_an_accelerator_in_one_copy_that_nobody_waits_for(problem, monkeypatch):
+def test_draws_of_64_steps_are_copied_asynchronously_at_once(problem, monkeypatch):
     pinned, copies = [], []
 
     class Copies(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""What calibration says of a pack is what training it takes."""
+"""Calibration predicts the time and memory of training a pack."""
 
 import os
 import subprocess
@@ -25,8 +25,8 @@ ARMS = {
 
 
 @pytest.mark.parametrize("kind", ARMS)
-def test_calibration_foretells_a_run(make_study, monkeypatch, kind):
-    monkeypatch.setattr(time, "perf_counter", time.process_time)  # what else the machine does takes none of this
+def test_calibration_predicts_the_cost_of_a_run(make_study, monkeypatch, kind):
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # CPU time, which is not affected by other load
     spec = make_study(budget={"steps": 60}, optimizers={"a": ARMS[kind]})
     problem, trials = load_problem(spec.problem), expand(spec)
     cost = calibrate(trials, problem, sizes=(4,), memory_bytes=1e9)
@@ -34,12 +34,12 @@ def test_calibration_foretells_a_run(make_study, monkeypatch, kind):
     assert cost.steps == results[0].steps == 60
     assert cost.flops == pytest.approx(results[0].flops)
     assert cost.pack_size == 4
-    # Each trial's share of its pack. A loose bound: other work on the machine takes caches away.
+    # Each trial's share of its pack. The bound is loose, because other load affects the caches.
     assert 1 / 3 < cost.step_seconds * 60 / results[0].train_seconds < 3
 
 
 def seconds_by_size(monkeypatch, seconds):
-    """Pretend that a pack of a size takes so many seconds a step and trial; return the sizes asked for."""
+    """Fake the seconds per step and trial by pack size; return the list of requested sizes."""
     asked = []
 
     def pretend(bench):
@@ -57,7 +57,7 @@ def seconds_by_size(monkeypatch, seconds):
         ({1: 8.0e-3, 4: 4.0e-3, 16: 3.9e-3, 64: 4.1e-3}, 4, [1, 4, 16, 64]),
         ({1: 8.0e-3, 4: 8.1e-3, 16: 2.0e-3, 64: 2.0e-3}, 16, [1, 4, 16, 64]),
         ({1: 8.0e-3, 4: 8.1e-3, 16: 9.0e-3, 64: 9.9e-3}, 1, [1, 4, 16, 64]),
-        ({1: 1.0}, 1, [1]),  # a pack of four would take longer to measure than it can save
+        ({1: 1.0}, 1, [1]),  # measuring a pack of four would take longer than it can save
     ],
     ids=["gains", "gains for a while", "gains later", "never gains", "slow"],
 )
@@ -98,8 +98,8 @@ def test_a_size_that_runs_out_of_memory_after_all_is_halved(make_study, monkeypa
     assert (cost.pack_size, cost.gain) == (16, pytest.approx(16))
 
 
-def test_what_ran_out_of_memory_is_gone_before_its_half_is_measured(make_study, monkeypatch):
-    """Models, and recordings with them, refer to themselves: a pack is gone once garbage is collected."""
+def test_memory_is_freed_before_a_halved_pack_is_measured(make_study, monkeypatch):
+    """Models and their recordings have reference cycles, so a pack is freed by garbage collection."""
     spec, benches = make_study(optimizers={"a": ARMS["sgd"]}), []
 
     def small_machine(bench):
@@ -115,7 +115,7 @@ def test_what_ran_out_of_memory_is_gone_before_its_half_is_measured(make_study, 
 
 
 def test_on_an_accelerator_the_allocator_says_what_it_took(monkeypatch):
-    """What it reserves counts, gaps and recordings' own memory included, beyond what lived before."""
+    """Reserved memory counts, including fragmentation and recordings, beyond what existed before."""
     log = []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: log.append("reset"))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5_000)
@@ -150,7 +150,7 @@ def test_the_price_of_an_evaluation_is_taken_from_a_part_of_it(make_study, monke
 
     def evaluate(model, task, *, train_examples, chunk, training):
         seen.append((train_examples if training else 0) + len(task.dataset.test_inputs))
-        clock[0] += seen[-1] * 2.0  # seconds an example
+        clock[0] += seen[-1] * 2.0  # seconds per example
 
     monkeypatch.setattr(calibration, "evaluate", evaluate)
     monkeypatch.setattr(calibration, "_step_seconds", lambda bench: 1.0)
@@ -183,7 +183,7 @@ def test_peak_memory_of_a_backward_pass_includes_activations_and_gradients():
 
     activation, weight = 400 * 100 * 4, 100 * 100 * 4
     peak = peak_bytes(work, [x, *params])
-    # Held: x and two weights. Living at once in the backward pass: three to five activations, up to two gradients.
+    # Held: x and two weights. Alive at once in the backward pass: three to five activations, up to two gradients.
     assert 2 * weight + 4 * activation <= peak <= 4 * weight + 6 * activation + 1000
 
 
@@ -230,8 +230,8 @@ print(resident("VmHWM") - before, member_bytes(trials, problem) * members)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("kind", "members"), [("sgd", 32), ("kfac", 16)])
 def test_the_estimate_is_within_a_fifth_of_what_a_process_takes(kind, members):
-    # Every freed block goes back to the system, so that what is resident is what tensors take. A worker keeps freed
-    # blocks and their gaps: it was seen to take up to 30% more.
+    # Every freed block is returned to the system, so that resident memory equals that of tensors. A worker keeps freed
+    # blocks and gaps, and was observed to use up to 30% more.
     returning = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", RESIDENT, kind, str(members)]
     answer = subprocess.run(command, env=returning, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Choices are made on validation data where there are any: by searches, pruning and maps; tests are reported beside."""
+"""Searches, pruning and maps choose on validation data if there are any; test results are only reported."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from sensitivity.study.errors import StudyFileError
 from sensitivity.study.load import parse_study
-from sensitivity.study.metrics import METRICS, USUAL, telling_first
+from sensitivity.study.metrics import METRICS, USUAL, most_informative_first
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.datasets.dataset import Dataset
 from sensitivity.training.loop import train_pack
@@ -22,7 +22,7 @@ RAW = {
 }  # fmt: skip
 
 
-def test_held_out_examples_are_a_part_of_the_training_examples_of_each_class():
+def test_validation_examples_are_a_stratified_part_of_the_training_set():
     spec = parse_study(RAW, source="test").required_problem
     whole = load_problem(spec.having({"validation_fraction": None}, {})).dataset
     data = load_problem(spec).dataset
@@ -42,16 +42,16 @@ def test_a_search_chooses_by_validation_and_maps_show_it():
         parse_study({**RAW, "optimizers": search, "search": {"objective": "test_accuracy"}}, source="test")
     with pytest.raises(StudyFileError, match=r"there are no validation data; give problem\.validation_fraction"):
         parse_study({**RAW, "problem": {}, "targets": {"validation_loss": [0.5]}}, source="test")
-    assert telling_first([*USUAL, METRICS["validation_accuracy"]])[0] == "validation_accuracy"
+    assert most_informative_first([*USUAL, METRICS["validation_accuracy"]])[0] == "validation_accuracy"
 
 
-def test_a_target_of_the_test_split_is_cautioned_where_there_are_validation_data():
+def test_test_split_targets_cause_a_caution_with_validation_data():
     def caution(targets, problem=RAW["problem"], *looked_at):
         return parse_study({**RAW, "problem": problem, "targets": targets}, source="test").choice_caution(*looked_at)
 
     said = caution({"test_accuracy": [0.9], "test_loss": [0.1]})
     assert said.startswith("Settings are chosen by test_accuracy and test_loss although there are validation data")
-    assert "Give validation_accuracy and validation_loss instead" in said
+    assert "Use validation_accuracy and validation_loss instead" in said
     assert caution({"test_accuracy": [0.9]}, {}) == "", "there are no others"
     assert caution({"validation_accuracy": [0.9], "train_loss": [0.1]}) == ""
     assert caution({}, RAW["problem"], METRICS["test_loss"]).startswith("Settings are chosen by test_loss although")
@@ -59,7 +59,7 @@ def test_a_target_of_the_test_split_is_cautioned_where_there_are_validation_data
 
 @pytest.mark.parametrize(("validated", "stopped"), [(True, 2), (False, 0)])
 def test_pruning_goes_by_the_validation_loss(validated, stopped):
-    """Which ranks runs other than the training loss does."""
+    """The validation loss ranks runs differently from the training loss."""
     members = [Member(trial, 1.0, 1.0) for trial in expand(parse_study(RAW, source="test"))]
     untrained, trained = [1.0, 1.0, 1.0], {"train_loss": [0.9, 0.5, 0.1], "validation_loss": [0.2, 0.3, 0.9]}
     for losses in (dict.fromkeys(trained, untrained), trained):
@@ -72,7 +72,7 @@ def test_pruning_goes_by_the_validation_loss(validated, stopped):
 
 
 def test_metrics_beyond_what_a_study_keeps_are_infinite():
-    """A run that diverges has a perplexity of exp(loss), which no reader would take."""
+    """A diverging run has a perplexity of exp(loss), which is too large to store."""
     (member, *_) = (Member(trial, 1.0, 1.0) for trial in expand(parse_study(RAW, source="test")))
     scores = {"train_loss": 520.0, "test_perplexity": 8e225, "test_r2": -1e150, "test_macro_f1": float("nan")}
     member.measure(
@@ -88,7 +88,7 @@ def test_metrics_beyond_what_a_study_keeps_are_infinite():
 
 
 def test_tokens_are_trained_and_measured_as_images_are():
-    """Outputs [trials, batch, time, classes]: in a pack as alone, and as a loop in plain PyTorch has it."""
+    """With outputs [trials, batch, time, classes], packs equal single runs and a loop in plain PyTorch."""
     generator = torch.Generator().manual_seed(1)
     words = torch.randint(0, 7, (90, 6), generator=generator)
     targets = (words + 1) % 7

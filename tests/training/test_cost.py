@@ -47,7 +47,7 @@ def test_convolution_flops_and_positions_are_those_counted_by_hand():
     assert dict(cost.positions) == {"0": 64, "3": 16, "7": 1}
 
 
-def test_positions_count_every_call_of_a_layer_and_the_words_of_a_sequence():
+def test_positions_count_every_call_and_every_token():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -105,18 +105,18 @@ def test_counting_does_not_disturb_the_global_generator():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_problem_is_counted_once_and_another_for_itself(monkeypatch):
+def test_costs_are_cached_per_problem(monkeypatch):
     small, large = load_problem(ProblemSpec()), load_problem(ProblemSpec(model="small_cnn"))
     first = example_cost(small)
     with monkeypatch.context() as patch:
-        patch.setattr("sensitivity.training.cost.FlopCounter", None)  # a worker's next packs do not count again
+        patch.setattr("sensitivity.training.cost.FlopCounter", None)  # later packs of a worker use the cached count
         assert example_cost(small) is first
     assert example_cost(large).gradient_flops > first.gradient_flops
     assert example_cost(small) == first
 
 
 class Attends(nn.Module):
-    """Operations of users' models, some of which torch makes of others."""
+    """Operations of user models, some of which torch decomposes."""
 
     def __init__(self):
         super().__init__()
@@ -147,7 +147,7 @@ def test_flops_are_those_that_torch_counts(model):
 
 
 def test_training_loads_nothing_that_it_does_not_need():
-    """It would take seconds of every worker: torch imports its compiler under a mode, and digits are kept."""
+    """Imports that would take every worker seconds: torch's compiler, and scikit-learn for stored digits."""
     code = """
 import sys
 from sensitivity.study.load import parse_study
@@ -162,12 +162,12 @@ calibrate(expand(spec), problem, memory_bytes=1e9)
 train_pack(Pack(expand(spec)), problem)
 print([name for name in ("torch._dynamo", "sympy", "sklearn", "scipy", "pandas", "ray") if name in sys.modules])
 """
-    load_problem(ProblemSpec())  # kept from now on
+    load_problem(ProblemSpec())  # stored from now on
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_digits_are_those_of_scikit_learn_whether_or_not_they_can_be_kept(tmp_path, monkeypatch):
+def test_digits_equal_scikit_learns_with_and_without_a_data_folder(tmp_path, monkeypatch):
     images, classes = load_digits(return_X_y=True)
     some, rest, some_classes, _ = train_test_split(images, classes, test_size=0.3, random_state=5, stratify=classes)
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""The real loading code on tiny archives in each data set's own format, from a server on this machine."""
+"""The loading code on tiny archives in each data set's original format, from a local server."""
 
 import functools
 import gzip
@@ -44,7 +44,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path):
-    """A folder and the address under which it is served."""
+    """A folder and the address at which it is served."""
     folder = tmp_path / "served"
     folder.mkdir()
     Quiet.asked = []
@@ -169,7 +169,7 @@ def test_data_are_downloaded_and_decoded_once(monkeypatch, server, data):
     publish_cifar(monkeypatch, server)
     first = load("cifar10")
     asked = len(Quiet.asked)
-    monkeypatch.setattr(torchvision_datasets(), "CIFAR10", None)  # nothing of torchvision's is needed any more
+    monkeypatch.setattr(torchvision_datasets(), "CIFAR10", None)  # torchvision is not needed any more
     again = load("cifar10")
     assert torch.equal(first.train_inputs, again.train_inputs)
     assert len(Quiet.asked) == asked > 0
@@ -188,7 +188,7 @@ def test_a_half_unpacked_archive_is_unpacked_again(monkeypatch, server, data):
     train, test = publish_mnist(monkeypatch, server)
     raw = data / "downloads" / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in ("train-images", "t10k-images"):  # torchvision alone would trust them
+    for name in ("train-images", "t10k-images"):  # torchvision would use them without verification
         (raw / f"{name}-idx3-ubyte").write_bytes(b"\0\0\x08\x03")
     for name in ("train-labels", "t10k-labels"):
         (raw / f"{name}-idx1-ubyte").write_bytes(b"")
@@ -196,7 +196,7 @@ def test_a_half_unpacked_archive_is_unpacked_again(monkeypatch, server, data):
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "about"])
-def test_arrays_damaged_on_disk_are_decoded_again_and_said(monkeypatch, server, data, caplog, damage):
+def test_damaged_arrays_are_decoded_again_with_a_warning(monkeypatch, server, data, caplog, damage):
     train, test, _ = publish_cifar(monkeypatch, server)
     load("cifar10")
     array = data / "arrays" / "cifar10" / "images.npy"
@@ -213,7 +213,7 @@ def test_arrays_damaged_on_disk_are_decoded_again_and_said(monkeypatch, server, 
     assert damage == "missing" or "is damaged and will be created again" in caplog.text
 
 
-def test_without_a_network_the_mend_names_the_files(monkeypatch, server, data):
+def test_without_a_network_the_fix_names_the_files(monkeypatch, server, data):
     _, _, archive = publish_cifar(monkeypatch, server)
     content = archive.read_bytes()
     archive.unlink()
@@ -222,13 +222,13 @@ def test_without_a_network_the_mend_names_the_files(monkeypatch, server, data):
     place = data / "downloads" / "cifar10" / archive.name
     assert str(caught.value).startswith("the data set cifar10 can't be downloaded (HTTP Error 404")
     assert str(place) in str(caught.value)
-    place.write_bytes(content)  # what the message asks for
+    place.write_bytes(content)  # the fix given by the message
     load("cifar10")
 
 
-def test_a_server_that_falls_silent_is_given_up(monkeypatch, server, data):
+def test_an_unresponsive_server_times_out(monkeypatch, server, data):
     publish_cifar(monkeypatch, server)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections but never answers
         monkeypatch.setattr(torchvision_datasets().CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/x")
         monkeypatch.setattr("sensitivity.training.datasets.downloaded._SILENCE_S", 0.05)
         with pytest.raises(UserError, match=r"cifar10 can't be downloaded \(.*timed out"):
@@ -236,7 +236,7 @@ def test_a_server_that_falls_silent_is_given_up(monkeypatch, server, data):
     assert socket.getdefaulttimeout() is None
 
 
-def test_what_the_user_put_there_is_not_lost_when_another_file_can_not_be_had(monkeypatch, server, data):
+def test_files_of_the_user_survive_a_failed_download(monkeypatch, server, data):
     publish_svhn(monkeypatch, server)
     served = server[0] / "train_32x32.mat"
     place = data / "downloads" / "svhn" / served.name
@@ -248,7 +248,7 @@ def test_what_the_user_put_there_is_not_lost_when_another_file_can_not_be_had(mo
     assert place.is_file()
 
 
-def test_a_data_folder_that_can_not_be_written_is_said(monkeypatch, tmp_path):
+def test_an_unwritable_data_folder_is_reported(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"data folder .*file can't be written(.|\n)*SENSITIVITY_DATA"):
@@ -273,7 +273,7 @@ def test_a_subset_is_drawn_from_the_split_seed(monkeypatch, server, field, size)
         drawn(size + 1)
 
 
-def test_a_torchvision_that_does_not_fit_is_said(monkeypatch):
+def test_an_incompatible_torchvision_is_reported(monkeypatch):
     def absent(name):
         raise ImportError("undefined symbol: _ZN3c10\nmore")
 

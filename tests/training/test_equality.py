@@ -1,6 +1,6 @@
-"""Each member of a pack is, at every one of 50 steps, what the same trial is alone, whatever befalls the pack.
+"""Each member of a pack equals the same trial trained alone at each of 50 steps, whatever happens to the pack.
 
-In float64 to 1e-9 of the loss; in float32, where the order of sums is another, to 1e-3.
+The relative tolerance of losses is 1e-9 in float64, and 1e-3 in float32, where the order of sums differs.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ MODELS = {
     "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 3)),
 }
 WAYS = ["as chosen here", "under vmap"]
-"""Convolutions are computed one by one on a CPU, and plain sequences without vmap; here also as nowhere else."""
+"""Also force the joint form of convolutions and vmap for plain sequences, which a CPU does not use."""
 
 
 @functools.cache
@@ -69,7 +69,7 @@ _alone: dict[tuple[str, str, torch.dtype], RunResult] = {}
 
 
 def alone(trial: Trial, model: str, dtype: torch.dtype) -> RunResult:
-    """The trial trained by itself, by the way that is chosen here; once for all packs that it is compared with."""
+    """The trial trained alone in the selected form, cached for all packs that it is compared with."""
     key = (trial.id, model, dtype)
     if key not in _alone:
         (_alone[key],) = train_pack(Pack((trial,)), problem(model, dtype))
@@ -84,7 +84,7 @@ def curve(run):
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_member_is_what_it_is_alone_step_by_step(make_study, monkeypatch, model, way, arm, dtype):
-    """The pack has two seeds, loses a third of its members on the way, and is put aside and taken up after that."""
+    """The pack has two seeds, loses a third of its members, and is then saved and resumed."""
     spec = make_study(
         batch_sizes=[20],
         seeds=2,
@@ -105,7 +105,7 @@ def test_a_member_is_what_it_is_alone_step_by_step(make_study, monkeypatch, mode
     kept.seek(0)
     resumed = train_pack(Pack(trials), task, resume=torch.load(kept, weights_only=True))
     assert sizes[29] == sizes[-1] == 4, "the others were dropped before it was put aside"
-    monkeypatch.undo()  # alone: as it goes here
+    monkeypatch.undo()  # alone, in the default form
     for trial, together, again in zip(trials, whole, resumed, strict=True):
         if dict(trial.hyperparameters)["lr"] == WILD:
             assert together.status is again.status is Status.DIVERGED
@@ -123,8 +123,8 @@ def test_a_member_is_what_it_is_alone_step_by_step(make_study, monkeypatch, mode
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("model", MODELS)
-def test_neighbours_that_stay_though_nothing_of_them_is_finite_change_nothing(make_study, monkeypatch, model, way, arm):
-    """Kept in the computation to the end, for the sake of this test."""
+def test_members_with_only_non_finite_values_do_not_affect_others(make_study, monkeypatch, model, way, arm):
+    """Keep the member in the computation to the end, for this test."""
     monkeypatch.setattr(pack_training, "_WORTH_DROPPING", 0)
     if way == "under vmap":
         go_by_vmap(monkeypatch)

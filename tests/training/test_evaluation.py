@@ -1,4 +1,4 @@
-"""Scores are means over whole splits, however they are cut, and cost no more memory than training does."""
+"""Scores are means over whole splits for any chunks, and need no more memory than training."""
 
 import dataclasses
 
@@ -65,7 +65,7 @@ def test_evaluation_needs_no_more_memory_than_a_training_step(make_study):
 
 
 def test_an_evaluation_waits_for_the_device_once():
-    """Everything is computed there; its four rows of results come to the host in one copy."""
+    """Everything is computed on the device, and four rows of results are copied to the host at once."""
     asked = []
 
     class Looks(TorchDispatchMode):
@@ -89,7 +89,7 @@ def test_an_evaluation_waits_for_the_device_once():
 
 
 def test_an_accelerator_gets_enough_to_do_at_once():
-    """ResNet-20 on CIFAR-10 in a pack of 16, at 240 launches a pass: 448,000 launches with what suits the host."""
+    """ResNet-20 on CIFAR-10 in a pack of 16, at 240 launches per pass; host chunks would need 448,000."""
     device, images = torch.device("cuda"), 60_000
     chunks = -(-images // (evaluation._rows(device, 3 * 32 * 32, 1) // 16))
     assert chunks * 240 < 25_000

@@ -1,4 +1,4 @@
-"""Modules, data and models of the user's own that are not as they must be: each a message with the fix."""
+"""Invalid user modules, data and models cause messages with the fix."""
 
 import logging
 import signal
@@ -75,14 +75,14 @@ def test_a_module_in_another_encoding_is_a_message(module):
         import_function(f"{module(LATIN, encoding='latin-1')}:data", "problem.dataset")
 
 
-def test_a_module_that_is_not_there_is_told_from_what_it_imports():
+def test_missing_modules_and_missing_imports_are_distinguished():
     with pytest.raises(UserError, match="'nowhere'\n  Put the module next to the study file"):
         import_function("nowhere.at.all:data", "problem.dataset")
 
 
 @pytest.mark.parametrize("number", STOPS)
 def test_a_stop_from_outside_still_stops(number):
-    """Ctrl-C, a job's stop or a closed terminal, which are not the user's code's own KeyboardInterrupt."""
+    """Ctrl-C, a job's stop or a closed terminal, in contrast to a KeyboardInterrupt raised by user code."""
     with Interruptible():
         before = [signal.getsignal(each) for each in STOPS]
         with users_code("other code"):
@@ -92,7 +92,7 @@ def test_a_stop_from_outside_still_stops(number):
             signal.raise_signal(number)
 
 
-def test_an_exit_in_the_message_of_an_error_is_a_mistake_of_the_code():
+def test_an_exit_while_formatting_an_error_is_handled():
     class Exits(Exception):  # noqa: N818
         def __str__(self) -> str:
             raise SystemExit(5)
@@ -134,7 +134,7 @@ def test_code_runs_the_same_in_a_thread():
     assert found[0].startswith("data: it raises KeyboardInterrupt")
 
 
-def test_code_that_hangs_is_said(monkeypatch):
+def test_slow_user_code_is_logged(monkeypatch):
     monkeypatch.setattr("sensitivity.study.users_code._WAIT_S", 0.01)
     said, messages = threading.Event(), []
     handler = logging.Handler()
@@ -183,7 +183,7 @@ DATA = [
 
 
 @pytest.mark.parametrize(("returned", "said"), DATA, ids=[returned[:50] for returned, _ in DATA])
-def test_data_that_cannot_be_used_are_a_message(module, returned, said):
+def test_unusable_data_are_reported(module, returned, said):
     name = module(f"{HEAD}import pandas\nfrom scipy import sparse\n{GOOD}def data(): return {returned}\n")
     with pytest.raises(UserError) as caught:
         load_problem(ProblemSpec(dataset=f"{name}:data"))
@@ -203,7 +203,7 @@ def test_data_that_cannot_be_used_are_a_message(module, returned, said):
         "x.numpy().view(Own), y, x, y",
     ],
 )
-def test_data_in_unusual_forms_are_taken(module, returned):
+def test_data_in_unusual_forms_are_accepted(module, returned):
     name = module(f"{HEAD}class Own(np.ndarray): pass\n{GOOD}def data(): return {returned}\n")
     data = load_problem(ProblemSpec(dataset=f"{name}:data")).dataset
     assert data.train_size == 4
@@ -275,7 +275,7 @@ def refused_model(name, make_study, said):
     assert said in line
 
 
-def test_what_the_users_code_prints_is_kept_out_of_the_output_of_a_command(capsys):
+def test_output_of_user_code_is_not_mixed_with_a_commands_output(capsys):
     with users_code("data"):
         sys.stdout.write("loading ...\n")
     assert capsys.readouterr() == ("", "loading ...\n")

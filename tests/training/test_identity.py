@@ -1,4 +1,4 @@
-"""What digests tell apart, and which data functions and networks are refused because they change from call to call."""
+"""What digests distinguish, and rejection of data functions and networks that change between calls."""
 
 import itertools
 import os
@@ -44,7 +44,7 @@ def changed(place, by):
     ],
     ids=["permuted", "two rows", "features", "one value", "scale", "shift", "type", "shape", "one more"],
 )
-def test_any_change_but_rounding_is_another_array(other):
+def test_any_change_beyond_rounding_changes_the_digest(other):
     assert not one(X).is_same(one(other))
 
 
@@ -57,7 +57,7 @@ def test_rounding_is_no_change_of_floats():
 
 
 def test_a_column_of_large_numbers_hides_no_change_of_another():
-    """Times in seconds beside features of order one, and a feature of very small numbers."""
+    """Times in seconds, features of order one, and a feature of very small numbers."""
     columns = X.flatten(1)
     for scale in (1.7e9, 1e-7):
         large = columns[:, :1].abs() * scale
@@ -66,7 +66,7 @@ def test_a_column_of_large_numbers_hides_no_change_of_another():
             assert not one(torch.cat([large, columns[:, 1:]], 1)).is_same(one(other))
 
 
-def test_two_arrays_that_change_places_are_others():
+def test_swapped_arrays_have_different_digests():
     assert not digest({"a": X[0], "b": X[1]}).is_same(digest({"a": X[1], "b": X[0]}))
 
 
@@ -78,7 +78,7 @@ def test_one_class_or_one_pixel_is_a_change_of_whole_numbers():
         assert not one(values).is_same(one(other))
 
 
-def test_several_arrays_are_told_apart_by_their_names_and_order_of_values():
+def test_digests_depend_on_names_and_on_the_order_of_values():
     both = {"a": X[0], "b": torch.tensor(3)}
     assert digest(both).is_same(digest({name: tensor.clone() for name, tensor in both.items()}))
     assert not digest(both).is_same(digest({"a": X[0], "c": torch.tensor(3)}))
@@ -99,7 +99,7 @@ def problem(build) -> Problem:
 
 
 class Drawn(nn.Module):
-    """A layer whose weights, a constant of whose own, or whose outputs are drawn in some way."""
+    """A layer with weights, a constant, or outputs drawn in a given way."""
 
     def __init__(self, draw, where) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def _unseeded():
         (False, "different"),
     ],
 )
-def test_a_network_that_draws_from_anything_but_torchs_generator_is_refused(draw, where, what):
+def test_networks_with_other_sources_of_randomness_are_rejected(draw, where, what):
     with pytest.raises(UserError, match=rf"problem\.model: m:f has {what}(.|\n)*Draw with torch only"):
         check_follows_seed(problem(lambda: Drawn(draw, where)), named="m:f")
 
@@ -156,7 +156,7 @@ def test_a_network_that_draws_from_anything_but_torchs_generator_is_refused(draw
     ],
     ids=["weights", "noise", "dropout"],
 )
-def test_a_network_that_draws_with_torch_is_fine_and_the_generator_is_left_as_it_was(build):
+def test_networks_may_draw_with_torch_and_the_generator_is_restored(build):
     before = torch.get_rng_state()
     check_follows_seed(problem(build), named="m:f")
     assert identity(problem(build)).differences(identity(problem(build))) == []

@@ -1,4 +1,4 @@
-"""Folders of anyone's own images."""
+"""User folders of images."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_classes_are_sorted_folders_and_pixels_are_as_in_the_files(folder):
 
 @pytest.mark.parametrize("fields", [{}, {"train_subset": 40}])
 def test_the_first_examples_are_of_all_classes(tmp_path, fields):
-    # The training loss may be measured on the first so many alone.
+    # The training loss may be measured on the first examples only.
     for k in range(30):
         for split in ("train/", "test/") if fields else ("",):
             for name in "abc":
@@ -93,7 +93,7 @@ def test_the_first_examples_are_of_all_classes(tmp_path, fields):
     assert torch.bincount(first, minlength=3).min() >= 2
 
 
-def test_a_relative_path_is_beside_the_study_file_or_in_the_data_folder(folder, data, tmp_path):
+def test_relative_paths_are_next_to_the_study_or_in_the_data_folder(folder, data, tmp_path):
     assert load("pets", beside=tmp_path).train_size == 6
     with pytest.raises(UserError) as caught:
         load("pets", beside=tmp_path / "elsewhere")
@@ -112,7 +112,7 @@ def test_class_folders_alone_are_split_by_class_as_the_study_says(folder, tmp_pa
     assert torch.bincount(data.test_targets).tolist() == [3, 3]
     both = torch.cat((data.train_inputs, data.test_inputs))
     assert len({image.numpy().tobytes() for image in both}) == 20
-    # The statistics are the training split's own.
+    # The statistics are those of the training split.
     mean = data.train_inputs.double().mean((0, 2, 3))
     torch.testing.assert_close(data.mean.flatten().double(), mean, rtol=1e-6, atol=0)
     other = load(tmp_path / "one", test_fraction=0.3, split_seed=1)
@@ -145,7 +145,7 @@ def test_a_file_renamed_into_another_class_is_other_data(folder):
     assert load(folder).fingerprint != before
 
 
-def test_grayscale_among_colour_becomes_colour_and_is_said(folder, caplog):
+def test_mixed_grayscale_and_colour_images_become_colour(folder, caplog):
     gray = pixels(5)[..., 0]
     write(folder / "train" / "cat" / "0.png", gray)
     data = load(folder)
@@ -153,7 +153,7 @@ def test_grayscale_among_colour_becomes_colour_and_is_said(folder, caplog):
     assert "1 of 8 images are grayscale, the others in colour; all are read as colour" in caplog.text
 
 
-def test_grayscale_alone_has_one_channel(tmp_path):
+def test_grayscale_images_have_one_channel(tmp_path):
     for split in ("train", "test"):
         for k, name in enumerate("ab"):
             write(tmp_path / "gray" / split / name / "x.png", pixels(k)[..., 0])
@@ -172,7 +172,7 @@ def test_palettes_and_transparency_become_colour(folder):
     assert holds(data, pixels(1).transpose(2, 0, 1))
 
 
-def test_a_turned_camera_is_obeyed(folder):
+def test_exif_orientation_is_applied(folder):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     write(folder / "train" / "cat" / "0.png", pixels(0), exif=exif)
@@ -226,7 +226,7 @@ def test_a_link_to_nowhere_is_named(folder):
     refused(folder, "dog/0.png: can't be read (No such file or directory)")
 
 
-def test_what_a_folder_must_be_is_said(folder, tmp_path):
+def test_invalid_image_folders_are_reported(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "a")
     shutil.rmtree(tmp_path / "a" / "test" / "dog")
     refused(tmp_path / "a", "train/ and test/ must have the same class folders; only one has dog")
@@ -279,10 +279,10 @@ print(json.dumps([len(decoded), int(dataset.train_inputs.sum())]))
     assert {total for _, total in found} == {int(load(folder).train_inputs.sum())}
 
 
-def test_what_a_killed_worker_left_is_in_nobodys_way(folder, data):
+def test_leftovers_of_killed_workers_do_not_interfere(folder, data):
     load(folder)
     (kept,) = (data / "arrays").iterdir()
-    kept.rename(kept.with_name(f".{kept.name}"))  # killed just before the folder took its name
+    kept.rename(kept.with_name(f".{kept.name}"))  # killed just before the folder was renamed
     assert load(folder).train_size == 6
     assert [path.name for path in (data / "arrays").iterdir()] == [kept.name]
 
@@ -346,7 +346,7 @@ SPLITS = [
 
 
 @pytest.mark.parametrize(("of_images", "of_classes", "said", "fix"), SPLITS, ids=[said for *_, said, _ in SPLITS])
-def test_splits_are_told_from_classes_by_what_they_hold(tmp_path, of_images, of_classes, said, fix):
+def test_splits_and_classes_are_distinguished_by_content(tmp_path, of_images, of_classes, said, fix):
     root = classes(tmp_path / "root", *of_images)
     for name in of_classes:
         classes(root / name, "a", "b")
@@ -377,7 +377,7 @@ def test_names_that_are_not_utf8_are_read(folder, tmp_path, caplog):
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
-def test_names_equal_but_for_their_unicode_form_are_told_apart(tmp_path):
+def test_names_that_differ_in_unicode_form_only_are_distinguished(tmp_path):
     refused(classes(tmp_path / "one", NFC, NFD), r"'cafe\u0301' and 'caf\xe9' have one name in different Unicode forms")
     for split, name in (("train", NFC), ("test", NFD)):
         classes(tmp_path / "two" / split, "tea", name)

@@ -49,7 +49,7 @@ FORMS = {
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Write a module with a data function that returns this; return its name."""
+    """Write a module with a data function that returns an expression; return its name."""
     monkeypatch.setenv("SENSITIVITY_DATA", str(tmp_path / "data"))
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -78,12 +78,12 @@ def losses(name, make_study, **problem):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("problem", [{}, {"validation_fraction": 0.25}], ids=["whole", "validated"])
 def test_every_form_trains_as_arrays_do(data, make_study, form, problem):
-    """To the bit: an example has the same place in each, so that seeds draw the same batches."""
+    """Bitwise: an example has the same index in each form, so that seeds draw the same batches."""
     arrays = data("x[:70], y[:70], x[70:], y[70:]")
     assert losses(data(FORMS[form]), make_study, **problem) == losses(arrays, make_study, **problem)
 
 
-def test_an_equal_stream_is_kept_once_and_other_content_apart(data, tmp_path):
+def test_equal_streams_are_stored_once(data, tmp_path):
     kept = lambda: sorted(path.name for path in (tmp_path / "data" / "arrays").iterdir())  # noqa: E731
     first = stored(iter([(torch.ones(2), 0), (torch.zeros(2), 1)]), "a")
     assert len(kept()) == 1
@@ -149,7 +149,7 @@ def test_two_arrays_are_no_streams():
 
 
 def test_a_digest_by_pieces_is_that_of_the_whole():
-    """Content, projection and norm as in one piece; also of a view whose rows are no block of memory."""
+    """Content, projection and norm equal those in one piece, also for views with non-contiguous rows."""
     values = torch.arange(5000 * 4, dtype=torch.float64).sin().view(5000, 4)
     found = digest({"": values})
     assert found.sha256 == hashlib.sha256(b" float64 [5000, 4]\0" + values.numpy().tobytes()).hexdigest()
@@ -200,10 +200,10 @@ _LOADED = """
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of data, without that of mapped files")
 @pytest.mark.parametrize(("kind", "size"), [("uint8", 1 << 26), ("float64", 1 << 29)])
 def test_a_mapped_file_is_never_copied(tmp_path, kind, size):
-    """Checked, digested, trained on and measured where as float32 it wouldn't fit: any copy would end the process."""
+    """Checks, digests, training and evaluation with a memory limit that any full copy would exceed."""
     rows = size // 1024 // np.dtype(kind).itemsize
     with (tmp_path / "wide.bin").open("wb") as file:
-        file.truncate(size)  # sparse: it takes no room on the disk
+        file.truncate(size)  # sparse, so it takes no disk space
     (tmp_path / "wide.py").write_text(
         textwrap.dedent(f"""
         import numpy as np, torch

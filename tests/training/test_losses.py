@@ -1,4 +1,4 @@
-"""Losses and metrics against torch and scikit-learn: of images, of sequences with masks, and whatever the chunks."""
+"""Losses and metrics compared with torch and scikit-learn, for images and masked sequences, and for any chunks."""
 
 import math
 
@@ -30,7 +30,7 @@ def measured(name, outputs, targets, *, chunk=7, loss=None):
     return found.result(torch.zeros(len(outputs)) if loss is None else loss).tolist()
 
 
-@pytest.mark.parametrize("count", [7, 20])  # by two kernels
+@pytest.mark.parametrize("count", [7, 20])  # computed by two kernels
 @pytest.mark.parametrize("shape", [(BATCH,), (BATCH, TIME)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_that_of_torch_for_each_trial(count, shape, smoothing):

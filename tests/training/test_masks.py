@@ -1,4 +1,4 @@
-"""Masked terms of the loss: in parts, in packs and under each kind of optimizer, against dense references."""
+"""Masked loss terms in parts, in packs and with each kind of optimizer, compared with dense references."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ ARMS = {
 
 
 class Mixer(nn.Module):
-    """Sees what came before through a mean, as causal attention does, so that tokens without a loss are reached."""
+    """Averages over previous positions like causal attention, so that tokens without a loss have gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Normalised(Mixer):
 
 
 def sequences(*, padded: int = 0) -> Dataset:
-    """Sequences of very different numbers of targets, from 1 to all."""
+    """Sequences with very different numbers of targets, from 1 to all."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, CLASSES, (40, TIME), generator=generator)
     y = torch.randint(0, CLASSES, (40, TIME), generator=generator)
@@ -114,13 +114,13 @@ def test_parts_and_single_members_train_as_the_whole(make_study, name, micro_bat
 
 @pytest.mark.parametrize("name", [name for name in ARMS if name not in ("sampled", "exact")])
 def test_padding_changes_nothing(make_study, name):
-    """The sampled Fisher of K-FAC draws labels by position, so that its draws differ; its exact one is tested below."""
+    """K-FAC's sampled Fisher draws labels by position, so its draws differ; the exact Fisher is tested below."""
     trials = trials_of(make_study, ARMS[name], seeds=1)
     assert_equal(train_pack(Pack(trials), problem(sequences(padded=4))), train_pack(Pack(trials), problem(sequences())))
 
 
 def one_step(make_study, arm, *, micro_batch=None, model=Mixer, padded=0):
-    """Take a step that moves nothing; return the members' networks, their batch and the optimizer."""
+    """Take a step with learning rate 0; return the members' networks, their batch and the optimizer."""
     trials, task = trials_of(make_study, arm), problem(sequences(padded=padded), model)
     seeds = [trial.seed for trial in trials]
     network = PackedModel(task.build_model, seeds)
@@ -132,7 +132,7 @@ def one_step(make_study, arm, *, micro_batch=None, model=Mixer, padded=0):
 
 
 def terms_of(network, x, y):
-    """Return each kept term's logits, in the order of positions, and the layers' inputs and outputs."""
+    """Return the logits of each unmasked term in order of positions, and the layers' inputs and outputs."""
     held = {}
     for name in ("embedding", "hidden", "head"):
         module = network.get_submodule(name)
@@ -144,7 +144,7 @@ def terms_of(network, x, y):
 def dense_factors(network, x, y, name, slopes):
     """A and G from their definition, row by row: (1/M) Σ a aᵀ and (1/R) Σ g gᵀ over rows with a gradient.
 
-    `slopes` returns, from the kept terms' logits, scalars whose gradients are each term's, summed.
+    `slopes` maps the logits of unmasked terms to scalars with the summed gradients of the terms.
     """
     terms, held = terms_of(network, x, y)
     inputs, outputs = held[name]
@@ -172,7 +172,7 @@ def exact(y, _):
 
 
 def sampled(y, seed):
-    """Labels drawn as they are documented to be: one uniform number for each position, from the member's generator."""
+    """Labels drawn as documented: one uniform number per position, from the member's generator."""
     word = hashlib.sha256(f"fisher/{seed}".encode()).digest()[:4]
     drawn = torch.rand(
         y.numel(), generator=torch.Generator().manual_seed(int.from_bytes(word, "big")), dtype=torch.float64
@@ -230,7 +230,7 @@ def test_sophias_curvature_is_that_of_the_terms_that_have_a_loss(make_study, mic
 
 @pytest.mark.parametrize("name", ["sgd", "kfac"])
 def test_ghost_batches_weigh_by_the_terms_of_the_whole_batch(make_study, name):
-    """Each part is normalised by itself; its gradient counts with its share of the batch's terms."""
+    """Each part is normalised separately, and its gradient is weighted by its share of the batch's terms."""
     ghost = {"problem": {"ghost_batch": 4}}
     arm = {**ARMS[name], "lr": 0.5}
     trials, task = trials_of(make_study, arm, **ghost), problem(sequences(), Normalised)

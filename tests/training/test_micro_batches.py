@@ -1,4 +1,4 @@
-"""A batch in parts gives the gradient, K-FAC factors and update of the whole batch."""
+"""Micro-batches give the gradient, K-FAC factors and update of the whole batch."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_factors_of_the_parts_are_those_of_the_whole(make_study):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_ghost_batch_normalises_its_own_examples(make_study, arm):
-    """With BatchNorm the parts are normalised apart: an independent loop over plain torch gives the same gradient."""
+    """With BatchNorm, parts are normalised separately; an independent loop in plain torch gives the same gradient."""
     options = {"batch_sizes": [24], "budget": {"steps": 1}, "optimizers": {"a": ARMS[arm]}}
     spec = make_study(problem={"ghost_batch": 8}, **options)
     task, trial = problem(norm=True), expand(spec)[0]
@@ -133,5 +133,5 @@ def test_a_batch_of_16384_takes_the_memory_of_one_part_and_its_own_data(make_stu
     own_data = x.nbytes + y.nbytes + 8 * size  # with the numbers of its examples
     alone = needed(part)
     assert needed(size) < alone + own_data
-    # Else the test shows nothing: the activations of a second part would not fit into what is allowed.
+    # The test is only valid if activations of a second part would exceed the limit.
     assert 8 * 6 * 6 * 4 * part * 3 > own_data

@@ -1,4 +1,4 @@
-"""FLOPs of each model's gradient against counts by hand: twice the multiplications, forward, by inputs, by weights."""
+"""FLOPs of each model's gradient compared with hand counts: twice the multiplications of all three passes."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def problem(name, shape):
 
 
 def residual(depth):
-    """(output positions, inputs a position, outputs a position) of each layer."""
+    """(output positions, inputs per position, outputs per position) of each layer."""
     n = (depth - 2) // 6
     yield 32 * 32, 9 * 3, 16
     for side, channels, before in ((32, 16, 16), (16, 32, 16), (8, 64, 32)):
@@ -57,7 +57,7 @@ def test_gradient_flops_and_positions_are_those_counted_by_hand(name):
     layers = LAYERS[name]
     products = [2 * positions * inputs * outputs for positions, inputs, outputs in layers]
     cost = example_cost(problem(name, (1, 28, 28) if name == "lenet" else (3, 32, 32)))
-    assert cost.gradient_flops == 3 * sum(products) - products[0]  # the first layer's inputs need no gradient
+    assert cost.gradient_flops == 3 * sum(products) - products[0]  # inputs of the first layer need no gradient
     assert list(cost.positions.values()) == [positions for positions, _, _ in layers]
 
 

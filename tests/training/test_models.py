@@ -1,4 +1,4 @@
-"""Shipped models: parameters against the literature, shapes, and the residual networks' structure."""
+"""Shipped models: parameter counts from the literature, shapes, and the structure of residual networks."""
 
 import pytest
 import torch
@@ -91,6 +91,6 @@ def test_equal_generators_give_equal_networks():
         ("small_cnn", (3,), "small_cnn takes images"),
     ],
 )
-def test_inputs_that_do_not_fit_are_said(name, shape, words):
+def test_incompatible_inputs_are_reported(name, shape, words):
     with pytest.raises(ValueError, match=words):
         _MODELS[name](shape, 10)

@@ -1,6 +1,6 @@
-"""No training step asks a device for a number: shown on the meta device, which has none to give.
+"""No training step reads values from the device, which is tested on the meta device, as it has no values.
 
-It is treated as an accelerator is, and raises when asked. What may ask is K-FAC's inversion, once in its interval.
+It is treated like an accelerator and raises an error on reading. Only K-FAC's inversion may read, once per interval.
 """
 
 import pytest
@@ -36,31 +36,31 @@ MODELS = {
 
 
 class Shapes:
-    """Batches of which nothing but the shape is known."""
+    """Batches without values."""
 
     def draw(self):
         images = torch.empty(2, 16, 1, 8, 8, device=META)
         yield MicroBatch(inputs=images, targets=torch.empty(2, 16, dtype=torch.int64, device=META), share=1.0)
 
 
-def test_the_meta_device_tells_no_number():
+def test_the_meta_device_detects_reading_values():
     with pytest.raises(RuntimeError):
         bool(torch.ones((), device=META) > 0)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("model", MODELS)
-def test_a_step_asks_for_nothing(make_study, monkeypatch, model, arm):
+def test_a_step_reads_nothing_from_the_device(make_study, monkeypatch, model, arm):
     monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # does not support this device
     spec = make_study(optimizers={"a": ARMS[arm]})
     trials, problem = expand(spec)[:2], load_problem(spec.problem)
     pack = PackedModel(MODELS[model], [trial.seed for trial in trials])
     pack.params = {name: p.detach().to(META).requires_grad_() for name, p in pack.params.items()}
     pack._buffers = {name: buffer.to(META) for name, buffer in pack._buffers.items()}
-    pack._followed.add(True)
+    pack._tried.add(True)
     optimizer, monitor = make_optimizer(Pack(trials), pack, problem), DivergenceMonitor(len(trials))
-    for step in range(1, 4):  # K-FAC's inversion is behind it
+    for step in range(1, 4):  # after K-FAC's inversion
         losses, failed = take_step(pack, problem, optimizer, Shapes(), step=step, lr_scale=0.5)
         monitor.observe(step, losses, failed)
         assert losses.device == META

@@ -1,4 +1,4 @@
-"""The noisy quadratic: its closed form against golden values and a recursion, training against the closed form."""
+"""The noisy quadratic: its closed form compared with golden values and a recursion, and training with it."""
 
 import math
 
@@ -112,7 +112,7 @@ def test_newton_by_hand(make_study, oracle):
 
 
 def noises(rows, key=77, dtype=torch.float64, shift=0):
-    """The noise of so many batches of three examples each: [rows, 1000]."""
+    """The noise [rows, 1000] of batches of three examples each."""
     numbers = torch.arange(3 * rows).view(rows, 3, 1) + shift
     return torch.cat([gaussian(batch, torch.tensor([key]), 1000, dtype) for batch in numbers])
 
@@ -144,7 +144,7 @@ def test_seeds_share_no_noise():
     assert len(keys) == 50
 
 
-def test_what_would_change_the_noise_is_refused_before_anything_runs(make_study, oracle):
+def test_options_that_would_change_the_noise_are_rejected(make_study, oracle):
     arms = {"sgd": {"kind": "sgd", "lr": 0.1}, "k": {"kind": "kfac", "lr": 0.1, "damping": 0.1}}
     spec = make_study(
         problem=ORACLE, batch_sizes=[65536, 65537], budget={"steps": 5}, optimizers=arms, execution={"micro_batch": 16}

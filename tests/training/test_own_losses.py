@@ -1,4 +1,4 @@
-"""A loss and a metric of the user's own: what they must return, each mistake in one message before anything runs."""
+"""User losses and metrics: required results, and one message per mistake before training."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def curves(plan):
     return [[(m.train_loss, m.test_loss) for m in run.measurements] for run in found]
 
 
-def test_a_loss_of_ones_own_trains_as_the_shipped_one_that_it_equals(folder):
+def test_a_user_loss_trains_like_the_equal_shipped_loss(folder):
     own, shipped = prepared(folder), prepared(folder, loss="squared_error")
     for ours, theirs in zip(curves(own), curves(shipped), strict=True):
         assert torch.tensor(ours) == pytest.approx(torch.tensor(theirs), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Whatever a model is made of, computed together or one by one, a member is what it would have been alone."""
+"""Members equal single runs for all kinds of layers, computed together or one by one."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ ARMS = {
 
 
 class Reassigning(nn.Module):
-    """Puts a new tensor in its buffer's place at each step, rather than change it."""
+    """Replaces its buffer by a new tensor at each step instead of changing it in place."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ def curve(result):
 @pytest.mark.parametrize("together", [True, False], ids=["together", "as chosen here"])
 @pytest.mark.parametrize("model", MODELS)
 def test_members_equal_the_same_trials_alone(make_study, monkeypatch, model, together, arm):
-    if together:  # as on an accelerator, where convolutions are computed together too; and by vmap whatever it is
+    if together:  # as on an accelerator, where convolutions are computed together; and with vmap in all cases
         monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
         monkeypatch.setattr(packed_model, "sequence_of", lambda network, tape: None)
     spec = make_study(
@@ -103,7 +103,7 @@ def test_buffers_and_dropout_are_computed_together(monkeypatch, model, caplog):
 
 
 def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
-    """On both sides of the size the numbers are the same; what differs is the groups of each convolution."""
+    """Below and above the threshold results are equal; only the groups of convolutions differ."""
     monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     inputs = torch.randn(3, 5, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found, groups = [], []
@@ -114,7 +114,7 @@ def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
                 groups[-1].append(args[8])
             return func(*args, **(kwargs or {}))
 
-    for size in (5 * 6 * 6, 5 * 6 * 6 + 1):  # a member's outputs of a channel, in the first convolution
+    for size in (5 * 6 * 6, 5 * 6 * 6 + 1):  # outputs per channel of a member in the first convolution
         monkeypatch.setattr(packed_layers, "_FILLS", size)
         pack = PackedModel(lambda: MODELS["batch norm"]().double(), [0, 1, 2])
         groups.append([])
@@ -126,8 +126,8 @@ def test_members_that_fill_the_device_are_convolved_one_by_one(monkeypatch):
         torch.testing.assert_close(alone, together)
 
 
-def test_a_try_that_vmap_could_not_finish_leaves_no_trace(monkeypatch, caplog):
-    """The statistics of a BatchNorm in front of what vmap can't follow are updated once, not twice."""
+def test_a_failed_attempt_with_vmap_has_no_side_effects(monkeypatch, caplog):
+    """BatchNorm statistics before an operation that vmap does not support are updated only once."""
     monkeypatch.setattr(packed_model, "_warned", set())
 
     class Branching(nn.Module):
@@ -193,8 +193,8 @@ def test_bfloat16_products_train_like_float32_within_their_precision(make_study,
     )
 
 
-def test_what_diverged_leaves_the_computation_between_evaluations(make_study, digits64, monkeypatch):
-    """Two of four members are lost at once: no step after the next look computes them."""
+def test_diverged_members_are_dropped_between_evaluations(make_study, digits64, monkeypatch):
+    """Two of four members diverge at once, and are not computed after the next check."""
     from sensitivity.training import recorded_steps
 
     trained = []

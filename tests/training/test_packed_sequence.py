@@ -1,4 +1,4 @@
-"""A plain sequence of layers computed without vmap is the same network; what is not plain is left to vmap."""
+"""Plain sequences computed without vmap give the same results; other models use vmap."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ MODELS = {
 
 
 def derivatives(pack: PackedModel, inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs, gradients of the parameters, and what the layers were called with and gave."""
+    """Outputs, gradients of the parameters, and inputs and outputs of the layers."""
     outputs, calls = pack.train_outputs(inputs, record=True)
     weights = torch.randn(outputs.shape, dtype=outputs.dtype, generator=torch.Generator().manual_seed(9))
     watched = [tensor for called in calls.values() for call in called for tensor in call.outputs]
@@ -115,7 +115,7 @@ NOT_PLAIN = {
 
 
 @pytest.mark.parametrize("kind", NOT_PLAIN)
-def test_what_is_not_plain_is_computed_by_the_models_own_code(kind):
+def test_unsupported_models_are_computed_by_their_own_code(kind):
     build = NOT_PLAIN[kind]
     inputs = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(1))
     pack = PackedModel(build, [5, 6])

@@ -1,4 +1,4 @@
-"""A member of a pack is what it would have been alone, whatever its neighbours do."""
+"""A member of a pack equals the trial trained alone, whatever the other members do."""
 
 import math
 
@@ -27,7 +27,7 @@ def images() -> Dataset:
 
 
 class Residual(nn.Module):
-    """A model as users write them: attributes, a residual sum, a functional call, a view of the batch."""
+    """A typical user model: attributes, a residual sum, a functional call, a view of the batch."""
 
     def __init__(self, *, dropout: float = 0.0, norm: bool = False) -> None:
         super().__init__()
@@ -93,8 +93,8 @@ def test_a_diverging_neighbour_changes_nothing(make_study, digits64, arm):
             assert a == pytest.approx(b, rel=1e-9)
 
 
-def test_what_the_clip_did_to_a_diverged_member_ends_with_it(make_study, digits64):
-    """Members that have gone wrong stay in the computation for a while, the longer the larger the pack."""
+def test_clipping_of_diverged_members_is_not_counted_further(make_study, digits64):
+    """Diverged members stay in the computation for a while, longer in larger packs."""
     arm = {"kind": "kfac", "lr": [*(k / 1000 for k in range(1, 7)), 1e10], "damping": 1e-3, "kl_clip": 1e12}
     trials = expand(make_study(budget={"steps": 40}, evaluation={"every_steps": 40}, optimizers={"a": arm}))
     together, (alone,) = train_pack(Pack(trials), digits64)[-1], train_pack(Pack(trials[-1:]), digits64)
@@ -159,7 +159,7 @@ def test_a_model_that_vmap_cannot_follow_falls_back_to_the_loop(monkeypatch, cap
         torch.testing.assert_close(outputs[k], plain * 2 if plain.sum() > 0 else plain)
 
 
-def test_an_error_of_the_device_is_no_fault_of_the_model(caplog):
+def test_device_errors_are_not_attributed_to_the_model(caplog):
     class Asserts(nn.Linear):
         def forward(self, x):
             raise RuntimeError("CUDA error: device-side assert triggered")
@@ -209,7 +209,9 @@ def test_a_weight_that_two_layers_share_is_one_parameter(make_study, arm, member
         def __init__(self, copies):
             super().__init__()
             self.inside = nn.Linear(72, 72)
-            state = torch.random.get_rng_state()  # the copy below shall not move the head's initialisation
+            state = (
+                torch.random.get_rng_state()
+            )  # so that the copy below does not affect the initialisation of the head
             if copies == "tied":
                 self.again = nn.Linear(72, 72)
                 self.again.weight, self.again.bias = self.inside.weight, self.inside.bias
@@ -232,7 +234,7 @@ def test_a_weight_that_two_layers_share_is_one_parameter(make_study, arm, member
         spec = make_study(batch_sizes=[20], seeds=members, budget={"steps": 6}, optimizers={"a": arm})
         return [r.measurements[-1].train_loss for r in train_pack(Pack(expand(spec)), task)]
 
-    # Two modules with one weight are, for every optimizer, one module called twice.
+    # For every optimizer, two modules that share a weight are equivalent to one module called twice.
     tied = trained("tied")
     assert tied == pytest.approx(trained("called twice"), rel=1e-9)
     assert all(math.isfinite(loss) for loss in tied)
@@ -285,7 +287,7 @@ def test_a_model_that_writes_to_its_parameters_trains_as_alone(make_study, arm):
         def forward(self, x):
             if self.training:
                 with torch.no_grad():
-                    self.first.bias.add_(0.1)  # twice would show
+                    self.first.bias.add_(0.1)  # a second update would be visible
             return self.head(torch.tanh(self.first(x)).flatten(1))
 
     task = Problem(
@@ -315,5 +317,5 @@ def test_numbers_too_small_to_matter_take_no_time(make_study):
         outputs=whole.outputs,
     )
     train_pack(Pack(expand(spec)[:2]), watched)
-    assert 0.0 in seen  # in a step, where the momentum of dead units would stay there for good
-    assert float(torch.tensor([1e-39]) * torch.tensor([0.5])) > 0  # and not around it
+    assert 0.0 in seen  # within a step, where the momentum of dead units would remain denormal
+    assert float(torch.tensor([1e-39]) * torch.tensor([0.5])) > 0  # not outside

@@ -1,4 +1,4 @@
-"""Problems: the digits' split and scale, users' own data and models, and what is refused."""
+"""Problems: split and scale of the digits, user data and models, and rejected input."""
 
 import sys
 
@@ -16,7 +16,7 @@ from sensitivity.training.problems import load_problem
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write a module of the user's own and make it importable; return its name."""
+    """Write a user module and make it importable; return its name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(text: str) -> str:
@@ -86,7 +86,7 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
     [
         ("def data(): return 1", "must return train inputs, train targets, test inputs, test targets"),
         ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(4).long()] * 2", "3 train inputs and 4"),
-        ("import torch\ndef data(): return [torch.zeros(0, 2), torch.zeros(0).long()] * 2", "at least one"),
+        ("import torch\ndef data(): return [torch.zeros(0, 2), torch.zeros(0).long()] * 2", "at least 1"),
         (
             "import torch\ndef data(): return [torch.tensor([[float('nan')]]), torch.zeros(1).long()] * 2",
             "NaN or infinity",
@@ -103,14 +103,14 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
         ("other = 1", "has no function 'data'"),
     ],
 )
-def test_what_a_users_data_set_must_be_is_said(module, text, message):
+def test_invalid_user_data_sets_are_reported(module, text, message):
     name = module(text)
     with pytest.raises(UserError, match=r"problem\.dataset") as caught:
         load_problem(ProblemSpec(dataset=f"{name}:data"))
     assert message in str(caught.value)
 
 
-def test_a_missing_module_is_named_with_the_mend():
+def test_a_missing_module_is_named_with_the_fix():
     with pytest.raises(UserError, match=r"no_such_module_at_all.*\n.*next to the study file"):
         load_problem(ProblemSpec(dataset="no_such_module_at_all:data"))
 
@@ -172,7 +172,7 @@ def test_gathering_shared_rows_equals_gathering_each():
     assert shared.stride(0) == 0
 
 
-def test_kfac_on_a_model_without_a_layer_it_covers_is_refused_before_anything_runs(module, make_study):
+def test_kfac_is_rejected_for_models_without_covered_layers(module, make_study):
     name = module(
         "import torch\n"
         "class Scale(torch.nn.Module):\n"
@@ -249,7 +249,7 @@ def test_outputs_and_targets_that_would_broadcast_are_refused(module, make_study
         ),
     ],
 )
-def test_what_a_users_module_raises_is_said_without_a_traceback(module, text, said):
+def test_errors_of_user_modules_are_shown_without_a_traceback(module, text, said):
     name = module(text)
     with pytest.raises(UserError) as caught:
         load_problem(ProblemSpec(dataset=f"{name}:data"))
@@ -257,7 +257,7 @@ def test_what_a_users_module_raises_is_said_without_a_traceback(module, text, sa
     assert str(caught.value).startswith(f"problem.dataset: {name}:data")
 
 
-def test_targets_with_nan_are_the_datas_fault_not_the_optimizers(module):
+def test_nan_targets_are_reported_as_a_data_error(module):
     name = module("import torch\ndef data():\n    x = torch.ones(3, 2); y = x * float('nan')\n    return x, y, x, y\n")
     with pytest.raises(UserError, match="train targets contain NaN"):
         load_problem(ProblemSpec(dataset=f"{name}:data", loss="squared_error"))
@@ -271,7 +271,7 @@ def model(shape, outputs):
 """
 
 
-def test_a_micro_batch_of_a_network_with_batch_norm_is_refused_with_the_mend(module, make_study):
+def test_micro_batches_with_batch_norm_are_rejected_with_the_fix(module, make_study):
     name = module(NORMALISED)
     spec = make_study(problem={"model": f"{name}:model"}, execution={"micro_batch": 16})
     with pytest.raises(StudyFileError) as caught:
@@ -285,7 +285,7 @@ def test_a_micro_batch_of_a_network_with_batch_norm_is_refused_with_the_mend(mod
 
 
 @pytest.mark.parametrize("layer", ["nn.Dropout(0.5)", "Noise()"])
-def test_a_micro_batch_of_a_network_that_draws_random_numbers_is_refused(module, make_study, layer):
+def test_micro_batches_with_random_layers_are_rejected(module, make_study, layer):
     name = module(
         "import torch\nfrom torch import nn\n"
         "class Noise(nn.Module):\n    def forward(self, x):\n        return x + torch.randn_like(x) * self.training\n"
@@ -299,7 +299,7 @@ def test_a_micro_batch_of_a_network_that_draws_random_numbers_is_refused(module,
     check_study(fine, load_problem(fine.problem), source="x.toml")
 
 
-def test_a_ghost_batch_that_the_network_can_not_normalise_is_refused(module, make_study):
+def test_ghost_batches_too_small_to_normalise_are_rejected(module, make_study):
     spec = make_study(problem={"model": f"{module(NORMALISED)}:model", "ghost_batch": 1})
     with pytest.raises(StudyFileError, match="Expected more than 1 value per channel"):
         check_study(spec, load_problem(spec.problem), source="x.toml")
@@ -327,12 +327,12 @@ def test_a_subset_of_any_data_set(module):
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.001, 0.9999, 1 - 1e-12])
-def test_a_split_that_leaves_a_class_without_examples_is_refused_with_what_is_allowed(fraction):
+def test_splits_without_examples_of_a_class_are_rejected(fraction):
     with pytest.raises(UserError, match=r"test_fraction: .*10 classes needs one in both\n  allowed: 0\.005565 to"):
         load_problem(ProblemSpec(test_fraction=fraction))
 
 
-def test_ids_in_place_of_classes_are_refused_before_a_network_has_an_output_for_each(module):
+def test_ids_given_as_classes_are_rejected(module):
     name = module(DATA.replace("% 3", "* 1_000_000"))
     with pytest.raises(UserError, match=r"of the 11,000,001 classes .* no training example\n  Number the"):
         load_problem(ProblemSpec(dataset=f"{name}:data"))
@@ -345,7 +345,7 @@ def test_a_model_larger_than_the_machine_is_refused_with_the_estimate(module, mo
         load_problem(ProblemSpec(dataset=f"{name}:data", model="perceptron"))
 
 
-def test_classes_that_a_subset_leaves_out_are_told(make_study, caplog):
+def test_classes_missing_from_a_subset_cause_a_warning(make_study, caplog):
     spec = make_study(problem={"train_subset": 5}, batch_sizes=[5])
     check_study(spec, load_problem(spec.problem), source="test")
     assert "classes have no training example" in caplog.text

@@ -1,4 +1,4 @@
-"""Median pruning within a pack: who is stopped, by the unpruned pack's curves."""
+"""Median pruning within a pack, compared with the curves of the unpruned pack."""
 
 import statistics
 
@@ -19,7 +19,7 @@ def train(study):
     return train_pack(Pack(expand(study)), load_problem(study.problem))
 
 
-def test_the_worse_half_is_stopped_at_its_first_evaluation_and_the_others_train_as_without(make_study):
+def test_pruning_stops_the_worse_half_and_leaves_others_unchanged(make_study):
     whole, pruned = train(spec(make_study, "none")), train(spec(make_study, "median"))
     assert [run.status for run in whole] == [Status.COMPLETED] * 5 + [Status.DIVERGED]
     curves = [[m.train_loss for m in run.measurements] for run in whole]

@@ -1,8 +1,7 @@
-"""A step that is recorded and replayed does what the step itself does.
+"""Replaying a recorded step is equivalent to the step.
 
-A recording here is what a CUDA graph is: the operations of one step on the very tensors that they had, run again
-without any of the Python around them, and refused if Python asks for a number on the way. K-FAC is told that it is on
-an accelerator, where it asks for none.
+A recording here emulates a CUDA graph: it repeats the operations of a step on the same tensors without the surrounding
+Python code, and fails if Python reads values in between. K-FAC runs as on an accelerator, where it reads none.
 """
 
 import contextlib
@@ -46,7 +45,7 @@ MODELS = {
 
 
 class Tape(TorchDispatchMode):
-    """The operations of some work, to be run again on the same tensors."""
+    """Records operations and repeats them on the same tensors."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +56,7 @@ class Tape(TorchDispatchMode):
             raise RuntimeError("a number was asked for")
         outputs = func(*args, **(kwargs or {}))
         returned = [r.alias_info for r in func._schema.returns]
-        if not any(alias is not None and not alias.is_write for alias in returned):  # views stay what they are
+        if not any(alias is not None and not alias.is_write for alias in returned):  # views are kept
             self.operations.append((func, args, kwargs or {}, outputs))
         return outputs
 
@@ -71,7 +70,7 @@ class Tape(TorchDispatchMode):
 
 
 class Tapes:
-    """Recordings on the host, and how often they were replayed."""
+    """Recordings on the host, with the number of replays."""
 
     def __init__(self):
         self.recorded = self.replayed = 0
@@ -94,7 +93,7 @@ class Tapes:
 
 @pytest.fixture
 def accelerator(monkeypatch):
-    """Let K-FAC and models take the ways that they take on one."""
+    """Make K-FAC and models use their code paths for accelerators."""
     monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
     monkeypatch.setattr(fused, "by_member", lambda lr: False)
     monkeypatch.setattr(statistics, "finite", torch.isfinite)
@@ -132,7 +131,7 @@ def test_replayed_steps_are_the_steps_themselves(make_study, accelerator, model,
     plain, recorded, tapes = parts(spec, MODELS[model]), parts(spec, MODELS[model], shipped=True), Tapes()
     steps = Steps(*recorded, tapes)
     for step, scale in enumerate(scales):
-        if step == 16:  # what goes wrong while steps are replayed touches nobody else
+        if step == 16:  # failures during replays do not affect other members
             for each, *_ in (plain, recorded):
                 next(iter(each.params.values())).detach()[2].fill_(torch.nan)
         expected = take_step(*plain, step=step, lr_scale=scale)
@@ -154,7 +153,7 @@ def test_replayed_steps_are_the_steps_themselves(make_study, accelerator, model,
 
 
 def test_gathering_augmenting_and_standardising_are_part_of_the_recording(make_study, accelerator, monkeypatch):
-    """Between replays nothing but indices, codes and the learning rate goes where the recording looks for them."""
+    """Between replays only indices, codes and the learning rate are copied to the recording's buffers."""
     lrs, images = [0.1, 0.2, 0.05], torch.randint(0, 256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     spec = make_study(optimizers={"a": {"kind": "sgd", "lr": lrs}}, batch_sizes=[16], seeds=2)
     found, between = [], []
@@ -194,7 +193,7 @@ def test_gathering_augmenting_and_standardising_are_part_of_the_recording(make_s
             steps.take(step=step, lr_scale=1.0)
         with Between():
             between.clear()
-            for step in range(5, 8):  # of the eight that were drawn at once
+            for step in range(5, 8):  # of the eight steps drawn at once
                 steps.take(step=step, lr_scale=1.0)
         found.append([p.detach().clone() for p in model.params.values()])
     assert between == 3 * ["copy_", "copy_", "fill_"]
@@ -218,7 +217,7 @@ def test_a_pack_of_one_is_called_as_it_is_and_recorded(make_study, accelerator, 
 
 
 def test_a_pack_is_measured_after_its_steps_are_recorded(make_study, accelerator, monkeypatch):
-    """A recording takes many times as long as a step: SGD was measured at 5.1 ms a step in place of 0.3."""
+    """Recording takes much longer than a step: 5.1 ms instead of 0.3 ms were measured per step of SGD."""
     spec, tapes = make_study(optimizers={"a": ARMS["kfac"]}, batch_sizes=[16]), Tapes()
     problem = load_problem(spec.problem)
     object.__setattr__(problem, "build_model", MODELS["a sequence"])
@@ -231,10 +230,10 @@ def test_a_pack_is_measured_after_its_steps_are_recorded(make_study, accelerator
     assert tapes.replayed > bench.optimizer.period
 
 
-def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator, caplog):
+def test_steps_continue_normally_if_recording_fails(make_study, accelerator, caplog):
     class Fails(Tapes):
         def record(self, work):
-            optimizer.begin(3)  # what half a step leaves on the host's side
+            optimizer.begin(3)  # host-side state left by an incomplete step
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     spec = make_study(optimizers={"a": ARMS["kfac"]}, batch_sizes=[16])
@@ -255,7 +254,7 @@ def test_where_recording_fails_steps_go_on_as_they_were(make_study, accelerator,
 
 
 class Streams:
-    """Stands for CUDA's streams and graphs; a recording that was disturbed can't be ended, as CUDA's can't."""
+    """Fake CUDA streams and graphs; as with CUDA, a disturbed recording can't be ended."""
 
     def __init__(self, monkeypatch):
         self.current, self.log = "the default stream", []
@@ -277,7 +276,7 @@ class Streams:
     @contextlib.contextmanager
     def on(self, stream):
         before, self.current = self.current, stream
-        yield  # as torch's own, without `finally`
+        yield  # as in torch, without `finally`
         self.current = before
 
     def capture_begin(self, pool=None, **_):
@@ -302,7 +301,7 @@ def test_graphs_are_recorded_on_a_stream_of_their_own_and_share_memory(monkeypat
     assert (streams.current, CudaGraphs.failed) == ("the default stream", False)
 
 
-def test_a_recording_that_can_not_be_ended_is_the_last_one_and_leaves_the_stream(make_study, monkeypatch):
+def test_a_failed_recording_is_the_last_one_and_restores_the_stream(make_study, monkeypatch):
     streams = Streams(monkeypatch)
 
     def work():
@@ -321,7 +320,7 @@ def test_a_recording_that_can_not_be_ended_is_the_last_one_and_leaves_the_stream
 
 
 @pytest.mark.parametrize("case", ["dropout", "a user's model", "a user's model alone", "micro-batches"])
-def test_what_may_differ_from_step_to_step_is_not_recorded(make_study, accelerator, case):
+def test_steps_with_varying_work_are_not_recorded(make_study, accelerator, case):
     users = case.startswith("a user's model")
     build = MODELS["under vmap"] if users else MODELS["a sequence"]
     if case == "dropout":

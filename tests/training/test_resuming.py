@@ -1,4 +1,4 @@
-"""A pack that is put aside and taken up again goes on as if it had not stopped, bit for bit."""
+"""A resumed pack is bitwise equal to an uninterrupted one."""
 
 import copy
 import io
@@ -19,7 +19,7 @@ KFAC = {"kind": "kfac", "lr": [0.01, 0.05, 1e7], "damping": [0.1, 0.5], "inverse
 
 
 def noisy_network() -> nn.Module:
-    """Statistics in buffers, dropout of a module and of a function: all that may differ from run to run."""
+    """Statistics in buffers, and dropout by a module and by a function, which may differ between runs."""
 
     class Network(nn.Module):
         def __init__(self):
@@ -43,7 +43,7 @@ def problem():
 
 
 def yielded(results):
-    """Everything but clock times."""
+    """Everything except times."""
     return [
         (
             r.status,
@@ -72,16 +72,16 @@ def test_a_resumed_pack_ends_as_the_undisturbed_one(make_study, problem, arm, at
     assert {r.status for r in whole} == {Status.COMPLETED, Status.DIVERGED}
     kept.seek(0)
     state = torch.load(kept, weights_only=True)
-    if arm is SGD:  # K-FAC's clip tames every learning rate for a while
+    if arm is SGD:  # K-FAC's clip delays divergence at any learning rate
         assert len(state["live"]) < len(pack.trials), "what diverged at once was dropped"
-    torch.manual_seed(99)  # nothing may come from the process's own generator
+    torch.manual_seed(99)  # nothing may depend on the global generator
     assert yielded(train_pack(pack, problem, resume=state)) == yielded(whole)
     for run in train_pack(pack, problem, resume=state):
         times = [m.train_seconds for m in run.measurements]
         assert times == sorted(times)
 
 
-def test_a_pack_of_which_nothing_is_left_resumes_to_its_results(make_study, problem):
+def test_a_pack_without_remaining_members_resumes_to_its_results(make_study, problem):
     spec = make_study(batch_sizes=[7], budget={"steps": 40}, optimizers={"a": {"kind": "sgd", "lr": [1e9, 1e10]}})
     pack, states = Pack(expand(spec)), []
     whole = train_pack(pack, problem, on_check=lambda training: states.append(training.state()))

@@ -1,4 +1,4 @@
-"""Sequences with a class at each position: losses, masks, evaluation, K-FAC's terms, against plain PyTorch."""
+"""Sequences with a class at each position: losses, masks, evaluation and K-FAC, compared with plain PyTorch."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ CLASSES, TIME = 5, 6
 
 
 class Tagger(nn.Module):
-    """Mixes each position with the one before it."""
+    """Mixes each position with the previous one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_loss_and_accuracy_are_means_over_what_is_not_ignored(classes, smoothing
 
 
 def plain_run(trial, dataset, *, batch_size, steps):
-    """A loop that shares no code with ours: torch.optim.SGD, torch's own mean over targets that are not ignored."""
+    """An independent loop: torch.optim.SGD and torch's mean over targets that are not ignored."""
 
     def seed(purpose):
         return int.from_bytes(hashlib.sha256(f"{purpose}/{trial.seed}".encode()).digest()[:4], "big")
@@ -151,7 +151,7 @@ def test_members_equal_the_same_trials_alone(make_study, arm):
 
 
 class Pointwise(Tagger):
-    """Sees each position alone, so that padding can only enter through the loss."""
+    """Processes each position independently, so that padding can only affect the loss."""
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.head(torch.tanh(self.hidden(self.embedding(ids))))
@@ -168,7 +168,7 @@ def test_padding_changes_nothing(make_study):
 
 
 def test_factors_of_kfac_are_those_of_the_mean_over_tokens(make_study):
-    """A = mean over terms of a aᵀ, G = mean over terms of g gᵀ with g the gradient of one term, made term by term."""
+    """A = mean over terms of a aᵀ, G = mean over terms of g gᵀ with g the gradient of one term, computed one by one."""
     data = sequences()
     task = problem(data)
     arm = {"kind": "kfac", "lr": 0.1, "damping": 0.1}
@@ -239,7 +239,7 @@ def test_targets_that_are_none_are_refused(monkeypatch, change, said):
 
 
 def test_no_byte_is_taken_for_a_target_that_is_ignored():
-    """156 is -100 modulo 256, and so torch compares it."""
+    """156 is -100 modulo 256, which is how torch compares it."""
     assert not bool(is_ignored(torch.tensor([156], dtype=torch.uint8)).any())
     assert bool(is_ignored(torch.tensor([IGNORED])).all())
 
@@ -265,7 +265,7 @@ class Convolved(Tagger):
         ({}, Convolved, "the convolution mixed is not covered"),
     ],
 )
-def test_what_has_no_meaning_with_masked_targets_says_so(make_study, options, model, said):
+def test_options_undefined_for_masked_targets_are_rejected(make_study, options, model, said):
     kfac = {"kind": "kfac", "lr": 0.1, "damping": 0.1}
     arms = {"kfac": {**kfac, **options}, "sgd": {"kind": "sgd", "lr": 0.1}}
     spec = make_study(batch_sizes=[8], optimizers=arms, execution={"micro_batch": 4}, problem={"dataset": "own:data"})
@@ -285,6 +285,6 @@ class Flat(Tagger):
         return super().forward(ids)[:, -1]
 
 
-def test_a_model_with_an_output_a_sequence_is_told_what_is_wanted(make_study):
+def test_wrong_sequence_outputs_are_reported(make_study):
     with pytest.raises(StudyFileError, match=r"returns \[8, 5\] for 8 training examples; it must be \[8, 6, 5\]"):
         check_study(make_study(batch_sizes=[8]), problem(sequences(), Flat), source="test")

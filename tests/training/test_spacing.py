@@ -1,4 +1,4 @@
-"""Runs whose evaluations grow apart: when each split is measured, what that changes, and when divergence is found."""
+"""Growing evaluation intervals: when each split is measured, its effects, and when divergence is found."""
 
 import io
 import math
@@ -63,7 +63,7 @@ def test_members_equal_the_same_trials_alone(make_study, task, arm):
 
 
 @pytest.mark.parametrize("at", [1, 12, 50, 55])
-def test_a_pack_resumed_at_any_evaluation_ends_as_the_undisturbed_one(make_study, task, at):
+def test_resuming_at_any_evaluation_gives_the_same_results(make_study, task, at):
     pack, kept = Pack(expand(study(make_study, optimizers={"a": {**KFAC, "lr": [0.01, 1e6]}}))), []
 
     def keep(training):
@@ -80,8 +80,8 @@ def test_a_pack_resumed_at_any_evaluation_ends_as_the_undisturbed_one(make_study
         assert training_numbers(a) == training_numbers(b)
 
 
-def test_a_target_on_the_training_split_has_it_measured_each_time_and_changes_nothing_else(make_study, task):
-    """Such a target may be added to a study that has run, and its runs stay what they are."""
+def test_training_targets_add_measurements_and_change_nothing_else(make_study, task):
+    """Such a target may be added to a finished study without changing its runs."""
     arms = {"a": {"kind": "sgd", "lr": [0.01, 0.05, 0.1, 3.0], "momentum": 0.9, "prune": "median"}}
     settings = {"optimizers": arms, "evaluation": {"divergence_bound": 1.5}}
     sparse, dense = (expand(study(make_study, **settings, **more)) for more in ({}, {"targets": {"train_loss": [0.1]}}))
@@ -95,7 +95,7 @@ def test_a_target_on_the_training_split_has_it_measured_each_time_and_changes_no
         assert len(training_numbers(many)) == len(many.measurements)
 
 
-def test_the_time_to_a_target_that_a_search_seeks_is_of_a_split_that_is_measured(make_study):
+def test_search_targets_on_the_training_split_are_measured(make_study):
     def asked(search):
         return expand(study(make_study, optimizers={"a": SGD}, search=search))[0].workload.training_asked
 
@@ -122,7 +122,7 @@ def above(*steps, trials=1, of=100):
         ((), None),
     ],
 )
-def test_batches_in_a_row_above_the_bound_are_found_whenever_one_looks(look_every, steps, found):
+def test_consecutive_batches_above_the_bound_are_found_at_any_check(look_every, steps, found):
     monitor, faults = DivergenceMonitor(1, patience=4), []
     for step, losses in enumerate(above(*steps)):
         monitor.observe(step, losses, None)
@@ -151,8 +151,8 @@ def test_the_first_fault_of_each_member_counts():
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_a_run_above_the_bound_is_found_within_an_epoch_of_steps_between_evaluations(make_study, monkeypatch, members):
-    """Least squares, whose loss grows by a factor a step, and stays finite, once a warm-up is past what is stable."""
+def test_divergence_between_evaluations_is_found_within_an_epoch(make_study, monkeypatch, members):
+    """Least squares, with a loss that grows by a factor per step but stays finite after an unstable warm-up."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(120, 4, generator=generator, dtype=torch.float64)
     y = torch.randn(120, 1, generator=generator, dtype=torch.float64)
@@ -188,7 +188,7 @@ def test_a_run_above_the_bound_is_found_within_an_epoch_of_steps_between_evaluat
     assert all(math.isnan(m.train_loss) for m in wild.measurements if m.step > wild.steps - 10), "not by the split"
 
 
-def test_the_last_finite_measurement_of_each_split_stands_in_the_table_of_runs(make_study):
+def test_the_runs_table_has_the_last_finite_value_of_each_split(make_study):
     def at(step, train_loss, test_loss):
         return Measurement(
             step=step, epoch=step, lr=0.1, train_seconds=0.0, flops=0.0,

@@ -1,4 +1,4 @@
-"""Tables of the user's own, without code: what is read, how it is split, and each mistake in one message."""
+"""User tables: reading, splitting, and one message per mistake."""
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,7 @@ def test_every_form_holds_the_same_rows(folder, name):
     assert len(problem.dataset.fingerprint) == 16
 
 
-def test_the_training_rows_alone_say_what_is_standard(folder):
+def test_standardisation_uses_training_rows_only(folder):
     problem = load(folder, "t.csv", columns={"inputs": INPUTS, "targets": "outcome"})
     data = problem.dataset
     for values in (data.train_inputs, data.train_targets):
@@ -97,7 +97,7 @@ def test_groups_stay_together_and_classes_are_split_alike(folder):
         assert len(set(torch.bincount(targets).tolist())) == 1, "three classes of 20 rows, alike in every split"
 
 
-def test_the_outputs_may_be_stated_and_a_vocabulary_larger_than_the_targets(folder):
+def test_outputs_may_exceed_the_classes_of_the_targets(folder):
     columns = {"targets": "kind"}
     problem = load(folder, "t.npz", loss="cross_entropy", outputs=96, columns=columns)
     assert problem.outputs == 96
@@ -110,7 +110,7 @@ MISTAKES = [
     ("no.csv", {}, {}, r"there is no file 'no\.csv'; tried"),
     ("bad.parquet", {}, {}, r"bad\.parquet: can't be read as \.parquet"),
     ("t.csv", {"targets": "outcom"}, {}, r"targets: .* has no column 'outcom' \(did you mean 'outcome'\?\)"),
-    ("t.csv", {"targets": "outcome"}, {}, r"column patient holds text; inputs are numbers"),
+    ("t.csv", {"targets": "outcome"}, {}, r"column patient contains text; inputs are numbers"),
     ("t.csv", {"inputs": ["age"], "targets": "age"}, {}, r"'age' has another role"),
     (
         "hole.parquet",

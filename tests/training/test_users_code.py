@@ -1,4 +1,4 @@
-"""Models do as they please with their input and with autograd: right results, or a named refusal."""
+"""Models with unusual use of inputs and autograd give correct results or are rejected with a message."""
 
 import pytest
 import torch
@@ -62,12 +62,12 @@ class Checkpointed(nn.Module):
 
 @pytest.mark.parametrize("members", [1, 2])
 def test_activation_checkpointing_is_refused(members):
-    """It would run the body again in the backward pass with other weights than the member's, and tell nobody."""
+    """It would silently rerun the body in the backward pass with weights of another member."""
     model = PackedModel(Checkpointed, range(members))
     with pytest.raises(RuntimeError, match="activation checkpointing"):
         model.train_outputs(torch.ones(members, 4, 6), record=False)
 
 
-def test_a_study_of_a_checkpointed_model_is_refused_before_it_runs(make_study):
+def test_studies_of_checkpointed_models_are_rejected(make_study):
     with pytest.raises(StudyFileError, match=r"problem\.model: .*activation checkpointing.*micro_batch"):
         check_study(make_study(batch_sizes=[8]), problem(Checkpointed), source="x.toml")

@@ -1,4 +1,4 @@
-"""The maximal-update parametrisation: against its table in torch's own groups, and by what steps do at each width."""
+"""The maximal-update parametrisation, compared with torch parameter groups and by the effect of steps at each width."""
 
 import math
 
@@ -125,7 +125,7 @@ def test_steps_change_activations_as_much_at_any_width(make_study, arm, rises):
     assert rises is None or slopes["standard"] > rises / 2
 
 
-def test_optimizers_without_a_rule_are_refused_where_the_width_is_another(make_study):
+def test_optimizers_without_a_width_rule_are_rejected_for_mup(make_study):
     arms = {"lion": {"kind": "lion", "lr": 0.01}, "kfac": {"kind": "kfac", "lr": 0.01, "damping": 0.1}}
     spec = make_study(batch_sizes=[6], optimizers=arms, problem={"dataset": "own:data"})
     with pytest.raises(StudyFileError) as error:
