@@ -74,7 +74,7 @@ def test_figure_update_keeps_the_axis_ranges():
 def test_parallel_lines_cross_axes_at_their_values(studies):
     runs = read_study(place(str(studies / "half"))).runs
     done = runs[(runs["status"] == "completed") & (runs["optimizer"] == "kfac")]
-    figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping"), of=99, said="")
+    figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping"), of=99, selection="")
     assert f"n = {len(done)} of 99 completed runs" in figure.layout.title.subtitle.text
     axes = ["optimizer", "batch size", "learning rate", "damping", "training loss"]
     assert list(figure.layout.xaxis.ticktext) == axes
@@ -87,7 +87,7 @@ def test_parallel_lines_cross_axes_at_their_values(studies):
 def test_parallel_lines_skip_missing_hyperparameters(studies):
     runs = read_study(place(str(studies / "half"))).runs
     done = runs[runs["status"] == "completed"]
-    figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping", "momentum"), of=99, said="")
+    figure = draw_parallel(done, METRICS["train_loss"], ("lr", "damping", "momentum"), of=99, selection="")
     momentum = 4
     assert figure.layout.xaxis.ticktext[momentum] == "1 − momentum"
     ticks = {note.text: note.y for note in figure.layout.annotations if note.x == momentum}
