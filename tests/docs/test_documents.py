@@ -70,6 +70,20 @@ def test_files_that_are_named_exist(document):
     assert not missing
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_expressions_of_pytest_select_tests(document):
+    """Each word after ``pytest FILES -k`` is in the name of a test of those files, or in a name that they contain."""
+    text = " ".join(document.read_text().split())
+    for paths, quoted, word in re.findall(r"pytest ((?:-?[\w./-]+ )*)-k (?:[\"']([^\"']+)[\"']|(\w+))", text):
+        files = [
+            file
+            for path in re.findall(r"tests[\w./-]*", paths) or ["tests"]
+            for file in ([ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("test_*.py"))
+        ]
+        names = " ".join([*kinds(), "sign_sgd", *(f"{file.name} {file.read_text()}" for file in files)])
+        assert [each for each in re.findall(r"\w+", quoted or word) if each.lower() not in names.lower()] == []
+
+
 def test_sections_that_the_code_refers_to_exist():
     sections = set(re.findall(r"^## (\w+)\.", (ROOT / "docs/statistics.md").read_text(), re.MULTILINE))
     named = set()
