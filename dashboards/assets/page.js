@@ -55,7 +55,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         const canvas = document.getElementById(each.prop_id.slice(0, -10).replace('"type":"figure"', '"type":"canvas"'));
         if (!canvas || !canvas.classList.contains("choosable")) return;
         const ids = (each.value ? each.value.points : []).map((point) => point.customdata);
-        const id = ids.find((one) => typeof one === "string" && /^[0-9a-f]{16}$/.test(one));
+        const id = ids.find(isId);
         if (id && canvas.classList.contains("of-runs")) asked.set("run", id);
         else if (id) asked.set(second ? "beside" : "cell", id);
       });
@@ -126,7 +126,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
           put("where", filtersOf(each.value.filterModel || {}));
           put("sort", (each.value.sortModel || []).map((one) => one.colId + (one.sort === "desc" ? ":desc" : "")));
         } else if (each.prop_id === "runs.cellValueChanged") {
-          (each.value || []).filter((one) => one.colId === "chosen").forEach(function (one) {
+          (each.value || []).filter((one) => one.colId === "chosen" && isId(one.rowId)).forEach(function (one) {
             const at = chosen.indexOf(one.rowId);
             if (one.value && at < 0) chosen.push(one.rowId);
             if (!one.value && at >= 0) chosen.splice(at, 1);
@@ -168,7 +168,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       // the drawer, which then shows no run, a run that was clicked in the meantime stays open.
       const asked = new URLSearchParams(latest(search));
       dash_clientside.callback_context.triggered.forEach(function (each) {
-        if (each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen") asked.set("run", each.value.rowId);
+        const clicked = each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen";
+        if (clicked && isId(each.value.rowId)) asked.set("run", each.value.rowId);
         if (each.prop_id === "run.opened" && !each.value && drawn && drawn.run === asked.get("run")) asked.delete("run");
       });
       return written(search, asked, shown);
@@ -181,6 +182,11 @@ window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
     return options.words[position];
   },
 });
+
+function isId(value) {
+  // Whether this is the id of a run or a cell; a row of the table that is still loading has none.
+  return typeof value === "string" && /^[0-9a-f]{16}$/.test(value);
+}
 
 function follows(pathname, search, shown, arrived) {
 // Whether the current page belongs to this address and no other page is loading. `shown` contains what a control wrote,

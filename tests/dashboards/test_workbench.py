@@ -1,6 +1,7 @@
 """The page of runs in Chromium: filters, order, columns, runs side by side, notes, downloads."""
 
 import io
+import re
 from urllib.parse import parse_qs
 
 import pandas as pd
@@ -43,7 +44,9 @@ def count(tab):
 
 def opened(visit, address):
     tab = visit(address)
-    tab.locator("#runs .ag-row[row-index='0'] [col-id='optimizer']").wait_for()
+    tab.locator(
+        "#runs .ag-row[row-index='0'] [col-id='optimizer']", has_text=re.compile("kfac|sgd", re.IGNORECASE)
+    ).wait_for()
     tab.locator(".quick").wait_for()
     return tab
 
@@ -87,6 +90,22 @@ def test_table_state_is_a_link_and_a_csv_file(bench, runs, visit, at):
     chip.click()
     at.until(lambda: query(tab)["where"] == ["status:equals:completed"])
     at.until(lambda: count(tab) == int((runs["status"] == "completed").sum()))
+
+
+def test_row_without_data_cannot_be_ticked_or_opened(bench, visit, at):
+    """A row that is still loading has no run; its click was once written to the address as "undefined"."""
+    tab = opened(visit, bench)
+    tab.evaluate(
+        """() => {
+            const row = {rowId: "undefined", value: true, timestamp: Date.now()};
+            dash_clientside.set_props("runs", {cellValueChanged: [{colId: "chosen", ...row}]});
+            dash_clientside.set_props("runs", {cellClicked: {colId: "optimizer", ...row}});
+        }"""
+    )
+    tab.locator("#runs .ag-row[row-index='0'] [col-id='chosen'] input").click()
+    at.until(lambda: "chosen" in query(tab))
+    assert len(query(tab)["chosen"]) == 1
+    assert "undefined" not in tab.evaluate("location.search")
 
 
 def test_ticked_runs_are_shown_side_by_side(bench, runs, visit, at, axe):

@@ -130,7 +130,7 @@ def test_optimizers_without_a_width_rule_are_rejected_for_mup(make_study):
     spec = make_study(batch_sizes=[6], optimizers=arms, problem={"dataset": "own:data"})
     with pytest.raises(StudyFileError) as error:
         check_study(spec, problem(WIDTH), source="test")
-    assert 'optimizers.lion: parametrisation = "mup" has no rule for the learning rates of lion; it has' in str(
+    assert 'optimizers.lion: parametrisation = "mup" has no rule for the learning rates of lion, only for adam' in str(
         error.value
     )
     assert "optimizers.kfac" not in str(error.value)
