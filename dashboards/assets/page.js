@@ -189,8 +189,8 @@ function isId(value) {
 }
 
 function follows(pathname, search, shown, arrived) {
-// Whether the current page belongs to this address and no other page is loading. `shown` contains what a control wrote,
-// and whether the page has other blocks because of it.
+  // Whether the current page belongs to this address and no other page is loading. `shown` contains what a control
+  // wrote, and whether the page has other blocks because of it.
   if (!shown || !arrived || shown.arrival !== arrived.arrival || "other blocks" in shown) return false;
   return shown.path === pathname && shown.search === (search || "");
 }
@@ -234,7 +234,8 @@ function gridOf() {
 }
 
 function filtersOf(model) {
-  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives separated by "|"; one text per condition
+  // Each filter of the grid's model as COLUMN:KIND:VALUE, alternatives joined by "|"; conditions that must all hold are
+  // separate texts.
   const text = (one) =>
     [one.type, ...[one.filter, one.filterTo].filter((v) => v !== null && v !== undefined).map((v) => encodeURIComponent(v).replace(/%20/g, " "))].join(":");
   return Object.keys(model).flatMap(function (column) {
