@@ -177,7 +177,7 @@ def _differences(then: Declaration, now: Declaration) -> list[str]:
 def _declaration(plan: Plan, hashed: str, questions: Sequence[Question]) -> Declaration:
     spec, train_size = plan.spec, plan.problem.dataset.train_size
     caps = [total_steps(spec.required_budget, train_size=train_size, batch_size=size) for size in spec.batch_sizes]
-    return declare(spec, hashed, caps, questions=questions)
+    return declare(spec, hashed, caps, questions=questions, grid_runs=len(plan.counted))
 
 
 def _known(plan: Plan, directory: Place, declaration: Declaration) -> tuple[tuple[Point, Observation], ...]:

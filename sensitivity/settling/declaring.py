@@ -31,7 +31,7 @@ def declare(
     *,
     questions: Sequence[Question] = QUESTIONS,
     series: int = 0,
-    grid_runs: int | None = None,
+    grid_runs: int = 0,
 ) -> Declaration:
     """Return the declaration of a settlement of `spec`.
 
@@ -44,7 +44,7 @@ def declare(
         caps: step budget of a run at each batch size.
         questions: questions to settle, in any order; the primary one comes first.
         series: number of the settlement of this study (``study.seed_ranges``).
-        grid_runs: number of runs of the study file's own design, for comparison; by default counted from the design.
+        grid_runs: number of runs of the study file's own design, for comparison; 0 if unknown.
 
     Raises:
         UserError: a question is unknown, or the study has no target, no pair, or, for the scaling question, fewer than
@@ -67,7 +67,6 @@ def declare(
             " question alone: --question sensitivity"
         )
     looks = spec.primary.looks if spec.primary is not None and spec.primary.question == "scaling" else ()
-    cells = sum(arm.most_cells() for arm in spec.optimizers.values())
     return Declaration(
         study=spec.name,
         spec_hash=spec_hash,
@@ -79,7 +78,7 @@ def declare(
         claims=_claims(spec, questions),
         looks=looks or LOOKS,
         most_blocks=MAX_BLOCKS,
-        grid_runs=cells * len(spec.batch_sizes) * len(spec.seeds) if grid_runs is None else grid_runs,
+        grid_runs=grid_runs,
     )
 
 

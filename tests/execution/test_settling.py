@@ -299,6 +299,17 @@ def test_the_next_step_is_priced_and_nothing_is_written(study, in_process):
     assert then.ledger.cost.runs == len(found.step.points)
 
 
+def test_the_design_that_a_settlement_is_compared_with_has_its_confirmations(study, in_process):
+    study.write_text(
+        study.read_text().replace(
+            "[optimizers.one]", '[search]\nobjective = "test_accuracy"\nconfirm = 5\n[optimizers.one]'
+        )
+    )
+    found = next_step(prepare(str(study)), place(str(study.parent / "studies" / "alike")), workers=1)
+    grid, confirmed = 2 * 4 * 3 * 2, 2 * 3 * 5
+    assert found.ledger.declared.declaration.grid_runs == grid + confirmed
+
+
 def test_runs_of_the_own_design_serve_the_scout(study, in_process):
     directory = place(str(study.parent / "studies" / "alike"))
     launch(prepare(str(study)), directory, Machines(), show=lambda progress: contextlib.nullcontext(lambda: None))

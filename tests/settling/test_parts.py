@@ -61,7 +61,6 @@ def test_a_declaration_of_a_study_file():
     assert [(c.question, c.alpha) for c in found.claims] == [("scaling", 0.025), ("sensitivity", 0.025)]
     assert sum(claim.alpha for claim in found.claims) == pytest.approx(0.05)
     assert Declaration.model_validate_json(found.model_dump_json()) == found
-    assert found.grid_runs == (4 * 2 * 2 + 4 * 2 * 2) * 2 * 2
 
 
 def test_the_primary_claim_has_the_whole_error_rate_and_comes_first():
