@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.session_source import Definition, find_definition
+from sensitivity.study.words import kind_of
 
 MODULE = "study_code"
 """Name of the module that contains the session's definitions."""
@@ -91,9 +92,8 @@ class _SessionCode:
         Raises:
             UserError: it or one of its dependencies can't be stored.
         """
-        kind = type(value).__name__
         if not isinstance(value, (FunctionType, type)) and not hasattr(value, "__wrapped__"):
-            raise UserError(f"got a {kind}; give a function or a class that builds it")
+            raise UserError(f"got {kind_of(value)}; give a function or a class that builds it")
         name, qualified = str(value.__name__), str(value.__qualname__)
         if name == "<lambda>":
             raise UserError("a lambda has no name; write it as a function: def name(...)")

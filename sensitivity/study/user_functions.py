@@ -12,6 +12,7 @@ from typing import Any
 from sensitivity.study.errors import UserError
 from sensitivity.study.nearest import nearest
 from sensitivity.study.users_code import users_code
+from sensitivity.study.words import kind_of
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 """Path of an object in the user's code: "module:name"."""
@@ -35,7 +36,7 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
             f"{field}: {module_name} has no function {name!r}{hint}\n  It was imported from {module.__file__}"
         )
     if not callable(found):
-        raise UserError(f"{field}: {name!r} of {module_name} is a {type(found).__name__}; give a function")
+        raise UserError(f"{field}: {name!r} of {module_name} is {kind_of(found)}; give a function")
     function: Callable[..., Any] = found
     return function
 

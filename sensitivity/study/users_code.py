@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 _MOST = 2_000
 """Maximum characters of an exception's message."""
+_IN_WORKER = re.compile(r"Caught \w+ in (.+?)\.\nOriginal Traceback.*?\n(.+)", re.DOTALL)
+"""The text of an exception that torch passes on from a worker process of a ``DataLoader``."""
+_FRAME = re.compile(r'^  File "(.+?)", line (\d+)', re.MULTILINE)
+_ERROR = re.compile(r"^\S.*", re.MULTILINE | re.DOTALL)
 _WAIT_S = 15.0
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -52,16 +57,32 @@ def users_code(what: str) -> Iterator[None]:
         except MemoryError as error:
             raise UserError(f"{what}: MemoryError: it needs more memory than is available{_where(error)}") from None
         except BaseException as error:  # some libraries derive their exceptions from BaseException
-            raise UserError(f"{what}: {described(error)}{_where(error)}") from None
+            raise UserError(f"{what}: {_in_worker(error) or described(error) + _where(error)}") from None
 
 
 def described(error: BaseException) -> str:
     """Return an exception's type and message, shortened if it is very long."""
-    try:
-        message = str(error)
-    except (Exception, SystemExit):  # the class is the user's
-        message = "(its message can't be shown)"
+    message = _message(error)
     return printable(shortened(f"{type(error).__name__}: {message}" if message else type(error).__name__, _MOST))
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except (Exception, SystemExit):  # the class is the user's
+        return "(its message can't be shown)"
+
+
+def _in_worker(error: BaseException) -> str:
+    """Return the exception that a ``DataLoader``'s worker process raised, with its place; empty if it isn't one."""
+    found = _IN_WORKER.match(_message(error))
+    process, trace = found.groups() if found else ("", "")
+    frames = list(_FRAME.finditer(trace))
+    said = _ERROR.search(trace, frames[-1].end()) if frames else None
+    if said is None:
+        return ""
+    filename, line = ([each for each in frames if _is_own(each[1])] or frames)[-1].groups()
+    return f"{printable(shortened(said[0].rstrip(), _MOST))} (in {process})\n  at {filename}:{line}"
 
 
 def _where(error: BaseException) -> str:

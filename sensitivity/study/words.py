@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from typing import Any
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -22,6 +23,12 @@ def count(n: int, noun: str) -> str:
     """Return `n` with its noun, which is in the plural unless n is 1."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n:,} {noun if n == 1 else plural}"
+
+
+def kind_of(value: Any) -> str:
+    """Return the name of a value's type with its article, such as "an int"; "None" for None."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'AEIOaeio' or name == 'ndarray' else 'a'} {name}"
 
 
 def duration(seconds: float) -> str:

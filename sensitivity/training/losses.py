@@ -20,6 +20,7 @@ from torch.nn import functional
 from sensitivity.study.errors import UserError
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function
+from sensitivity.study.words import kind_of
 
 LossKind = Literal["cross_entropy", "squared_error", "binary_cross_entropy"]
 """Losses that are negative log-likelihoods with a known Fisher matrix."""
@@ -122,7 +123,7 @@ def own_terms(function: Callable[..., Any], where: str) -> TermFunction:
         trials, batch = outputs.shape[:2]
         found = function(outputs.flatten(0, 1), targets.flatten(0, 1))
         if not isinstance(found, Tensor) or found.dim() == 0 or found.shape[0] != trials * batch:
-            got = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            got = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else kind_of(found)
             raise UserError(
                 f"{where} returned {got} for {trials * batch} examples; it must return the loss of each example, "
                 "[batch], or of each token, [batch, time], without averaging (reduction='none')"

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.users_code import users_code
+from sensitivity.study.words import kind_of
 from sensitivity.training.losses import IGNORED
 
 
@@ -233,7 +234,7 @@ class OfWholeSplit:
             return float(found)
         except (TypeError, ValueError):
             raise UserError(
-                f"{self._where} returned a {type(found).__name__}; it must return a number, or one number per "
+                f"{self._where} returned {kind_of(found)}; it must return a number, or one number per "
                 "example to be averaged"
             ) from None
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sensitivity.study.errors import UserError
+from sensitivity.study.words import kind_of
 
 
 def checked_module(model: Any, name: str) -> nn.Module:
@@ -22,9 +23,9 @@ def checked_module(model: Any, name: str) -> nn.Module:
         raise UserError(f"{where} returned the class {model.__name__}; return an instance: {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         hint = "; it has no return statement" if model is None else ""
-        raise UserError(f"{where} returned {type(model).__name__}{hint}; return a torch.nn.Module")
+        raise UserError(f"{where} returned {kind_of(model)}{hint}; return a torch.nn.Module")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise UserError(f"{where} returned a {type(model).__name__}; return the wrapped network, its .module attribute")
+        raise UserError(f"{where} returned {kind_of(model)}; return the wrapped network, its .module attribute")
     for part, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise UserError(
@@ -80,7 +81,7 @@ def _kind_mistake(outputs: Any, wanted: str) -> str | None:
             fix = "outputs before any argmax or rounding"
             return f"returns {_short(outputs.dtype)}; it must be floating-point, {wanted}: {fix}"
         return None
-    got, fix = f"a {type(outputs).__name__}", "return one tensor"
+    got, fix = kind_of(outputs), "return one tensor"
     if isinstance(outputs, (tuple, list)):
         got, fix = f"{got} of {len(outputs)}", "return only its tensor of outputs, such as outputs[0]"
     elif isinstance(outputs, dict) or hasattr(outputs, "logits"):

@@ -271,7 +271,7 @@ def test_an_optimizer_that_raises_fails_only_its_run():
     ("kind", "arm", "said"),
     [
         ("users_optimizers:NeedsClosure", {}, "its step needs a closure that computes the loss again"),
-        ("users_optimizers:nothing", {}, "returned NoneType; it must be, or return, a torch.optim.Optimizer"),
+        ("users_optimizers:nothing", {}, "returned None; it must be, or return, a torch.optim.Optimizer"),
         ("users_optimizers:Absent", {}, "has no function 'Absent'"),
         ("torch.optim:Rprop", {"etas": {"fixed": [0.9, 0.5]}}, "Invalid eta values: 0.9, 0.5"),
         (

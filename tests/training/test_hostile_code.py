@@ -220,7 +220,7 @@ MODELS = [
     ("return [self.l(x)]", "returns a list of 1; "),
     ("return {'logits': self.l(x)}", "returns a dict; it must be one tensor [3, 2], one value per class: return only"),
     ("self.l(x)", "returns None; it must be one tensor [3, 2], one value per class: does its forward method have"),
-    ("return self.l(x).detach().numpy()", "returns a ndarray; it must be one tensor"),
+    ("return self.l(x).detach().numpy()", "returns an ndarray; it must be one tensor"),
     ("return self.l(x).sum().item()", "returns a float; it must be one tensor"),
     ("return self.l(x).argmax(1)", "returns int64; it must be floating-point"),
     ("return self.l(x) * 1j", "returns complex64; it must be floating-point"),
@@ -244,9 +244,9 @@ def test_a_model_that_returns_something_else_is_a_message(module, make_study, fo
 
 
 BUILT = [
-    ("None", "returned NoneType; it has no return statement; return a torch.nn.Module"),
+    ("None", "returned None; it has no return statement; return a torch.nn.Module"),
     ("nn.Linear", "returned the class Linear; return an instance: Linear(...)"),
-    ("(nn.Linear(2, 2),)", "returned tuple; return a torch.nn.Module"),
+    ("(nn.Linear(2, 2),)", "returned a tuple; return a torch.nn.Module"),
     ("nn.DataParallel(nn.Linear(2, 2))", "returned a DataParallel; return the wrapped network, its .module attribute"),
     ("nn.LazyLinear(2)", "weight has no shape yet (a Lazy layer); pass a batch through the network once"),
     (

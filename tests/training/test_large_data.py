@@ -39,6 +39,7 @@ train, test = range(70), range(70, 90)
 """
 FORMS = {
     "by index": "Indexed(train), Indexed(test)",
+    "pairs": "[(x[k], y[k]) for k in train], [(x[k], y[k]) for k in test]",
     "stream": "Stream(train), Stream(test)",
     "generator": "((x[k].numpy(), y[k].numpy()) for k in train), ((x[k].numpy(), y[k].numpy()) for k in test)",
     "loader": "DataLoader(Indexed(train), batch_size=8), DataLoader(Indexed(test), batch_size=64)",
@@ -94,6 +95,10 @@ def test_equal_streams_are_stored_once(data, tmp_path):
     assert len(kept()) == 2
 
 
+_IN_WORKER = r"^w: KeyError: 2 \(in DataLoader worker process 0\)\n  at .*test_large_data.py:\d+$"
+"""The message of torch holds the worker's whole traceback."""
+
+
 class Broken(ByIndex):
     def __len__(self):
         return 3
@@ -117,7 +122,8 @@ class Sized(IterableDataset):
         (iter([{"x": 1}]), r"w: example 0 is a dict; each must be a pair \(input, target\)"),
         (iter([(1, 2, 3)]), "w: example 0 is 3 things"),
         (iter([("a", 0)]), "w: inputs of example 0 is a str that can't be converted to a tensor"),
-        (DataLoader(Broken(), batch_size=2), "w: KeyError"),
+        (DataLoader(Broken(), batch_size=2), r"w: KeyError: 2\n  at .*test_large_data.py:\d+$"),
+        (DataLoader(Broken(), batch_size=2, num_workers=1), _IN_WORKER),
     ],
 )
 def test_what_is_no_stream_of_examples_is_a_message(tmp_path, monkeypatch, part, said):

@@ -84,7 +84,10 @@ def test_squared_error_counts_half_the_distance_and_has_no_accuracy(module, make
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def data(): return 1", "must return train inputs, train targets, test inputs, test targets"),
+        (
+            "def data(): return 1",
+            "returned an int; it must return train inputs, train targets, test inputs, test targets",
+        ),
         ("import torch\ndef data(): return [torch.zeros(3, 2), torch.zeros(4).long()] * 2", "3 train inputs and 4"),
         ("import torch\ndef data(): return [torch.zeros(0, 2), torch.zeros(0).long()] * 2", "at least 1"),
         (
@@ -137,7 +140,7 @@ def test_a_model_that_fails_is_reported_before_anything_runs(module, make_study)
 def test_what_is_no_module_is_refused(module, make_study):
     name = module("def model(shape, outputs): return 3")
     spec = make_study(problem={"model": f"{name}:model"})
-    with pytest.raises(UserError, match=r"returned int; return a torch\.nn\.Module"):
+    with pytest.raises(UserError, match=r"returned an int; return a torch\.nn\.Module"):
         check_study(spec, load_problem(spec.problem), source="x.toml")
 
 

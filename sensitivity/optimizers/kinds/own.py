@@ -25,6 +25,7 @@ from sensitivity.study.errors import UserError
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.user_functions import check_arguments, fitted_arguments, import_function, signature
 from sensitivity.study.varying import fitting
+from sensitivity.study.words import kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -242,7 +243,7 @@ class Own:
         made = self._build(params, **arguments)
         if not isinstance(made, torch.optim.Optimizer):
             raise UserError(
-                f"kind: {self._path} returned {type(made).__name__}; it must be, or return, a torch.optim.Optimizer"
+                f"kind: {self._path} returned {kind_of(made)}; it must be, or return, a torch.optim.Optimizer"
             )
         if isinstance(made, torch.optim.SparseAdam):
             raise UserError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.users_code import users_code
+from sensitivity.study.words import kind_of
 from sensitivity.training.datasets.pieces import is_mapped, pieces
 from sensitivity.training.datasets.streams import is_stream, stored
 
@@ -26,11 +27,11 @@ def parts_of(returned: Any, where: str) -> tuple[Any, ...]:
         UserError: `returned` is neither four parts nor two streams, or streams can't be stored.
     """
     wanted = (
-        f"it must return {', '.join(PARTS)}, in this order; or two, train and test, each a Dataset, a DataLoader or a "
-        "generator of pairs (input, target)"
+        f"it must return {', '.join(PARTS)}, in this order; or two, train and test, each a Dataset, a DataLoader, a "
+        "list or a generator of pairs (input, target)"
     )
     if not isinstance(returned, (tuple, list)):
-        got = f"a {type(returned).__name__}" if returned is not None else "None; does it have a return statement?"
+        got = f"{kind_of(returned)}{'' if returned is not None else '; does it have a return statement?'}"
         raise UserError(f"{where} returned {got}; {wanted}")
     if len(returned) == len(_STREAMS) and all(map(is_stream, returned)):
         train, test = (stored(part, f"{where}: {name}") for part, name in zip(returned, _STREAMS, strict=True))
@@ -52,7 +53,7 @@ def as_tensor(part: Any, where: str) -> Tensor:
     elif isinstance(part, (list, tuple, float, int)):
         pass
     elif not isinstance(part, Tensor):
-        raise UserError(f"{where} are a {type(part).__name__}; {_fix_of(part)}")
+        raise UserError(f"{where} are {kind_of(part)}; {_fix_of(part)}")
     with users_code(where), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about read-only arrays, which are never written
         try:

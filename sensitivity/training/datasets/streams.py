@@ -1,4 +1,4 @@
-"""Streams of examples: a data set by index, a generator, or a ``DataLoader``.
+"""Streams of examples: a data set by index, a list of pairs, a generator, or a ``DataLoader``.
 
 Each process iterates over a stream once, in its own order, and writes the examples to the data folder under their
 digest; all workers of a node then map the same copy into memory. Hence every example has an index, a run's seed draws
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from sensitivity.study.errors import UserError
 from sensitivity.study.users_code import users_code
+from sensitivity.study.words import kind_of
 from sensitivity.training.datasets.data_folder import data_folder, only_one, writing
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,15 @@ _CHECK_EVERY = 1 << 26
 """Number of bytes written between checks of the free space."""
 _REPORT_EVERY_S = 30.0
 """Seconds between reports of how much is written, where that takes long."""
-_KINDS = (tuple, list, dict, str, bytes, np.ndarray, Tensor)
+_NO_STREAMS = (tuple, dict, str, bytes, np.ndarray, Tensor)
 
 
 def is_stream(part: Any) -> bool:
-    """Whether an object is a stream of examples."""
+    """Whether an object is a stream of examples: a data set by index, an iterable, or a list of tuples of two."""
+    if isinstance(part, list):
+        return bool(part) and all(isinstance(each, tuple) and len(each) == len(_NAMES) for each in part)
     by_index = hasattr(part, "__getitem__") and hasattr(part, "__len__")
-    return not isinstance(part, (*_KINDS, type)) and (by_index or hasattr(part, "__iter__"))
+    return not isinstance(part, (*_NO_STREAMS, type)) and (by_index or hasattr(part, "__iter__"))
 
 
 def stored(examples: Any, where: str) -> Arrays:
@@ -150,7 +153,7 @@ def _batches(examples: Any, where: str) -> Iterator[Arrays]:
     several, done = isinstance(examples, DataLoader) and examples.batch_size is not None, 0
     for pair in _each(examples, where):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            got = f"{len(pair)} things" if isinstance(pair, (tuple, list)) else f"a {type(pair).__name__}"
+            got = f"{len(pair)} things" if isinstance(pair, (tuple, list)) else kind_of(pair)
             raise UserError(f"{where}: example {done:,} is {got}; each must be a pair (input, target)")
         values = [_array(part, f"{where}: {name} of example {done:,}") for part, name in zip(pair, _NAMES, strict=True)]
         values = values if several else [each[None] for each in values]
@@ -183,7 +186,7 @@ def _array(part: Any, where: str) -> np.ndarray[Any, Any]:
         found: np.ndarray[Any, Any] = torch.as_tensor(part).detach().cpu().numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{where} is a {type(part).__name__} that can't be converted to a tensor ({str(error).splitlines()[0]}); "
+            f"{where} is {kind_of(part)} that can't be converted to a tensor ({str(error).splitlines()[0]}); "
             "give a tensor, an array or a number"
         ) from None
     return found
