@@ -23,7 +23,7 @@ from sensitivity.analysis.estimates import Caution
 from sensitivity.analysis.names import optimizer_name, parameter_name
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.axes import Axis
-from sensitivity.study.hyperparameters import LEARNING_RATE, hyperparameter, rank
+from sensitivity.study.hyperparameters import LEARNING_RATE, MODEL_ARGUMENT, hyperparameter, rank
 from sensitivity.study.observed import OBSERVED
 
 Axes = Mapping[str, Axis]
@@ -130,13 +130,18 @@ def cell_parameters(cells: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame
 
 
 def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
-    """Return the edges of the grid in `table` that `best` lies on, except the smallest value that is possible."""
+    """Return the edges of the grid in `table` that `best` lies on, except the smallest value that is possible.
+
+    Sizes of the model have no edges.
+    """
     edges = []
     for name in names:
         values = levels(table[name])
-        if len(values) > 1 and best[name] == values[0] and not _least(name, values[0]):
+        if len(values) < 2 or _is_size(name, values):
+            continue
+        if best[name] == values[0] and not _least(name, values[0]):
             edges.append(Edge(parameter=name, side="low", value=values[0]))
-        if len(values) > 1 and best[name] == values[-1]:
+        if best[name] == values[-1]:
             edges.append(Edge(parameter=name, side="high", value=values[-1]))
     return tuple(edges)
 
@@ -144,12 +149,13 @@ def table_edges(table: pd.DataFrame, best: Mapping[str, float], names: tuple[str
 def box_edges(axes: Axes, best: Mapping[str, float], names: tuple[str, ...]) -> tuple[Edge, ...]:
     """Return the bounds of the box `axes` that `best` lies at, except the smallest value that is possible.
 
-    In an interval, "at" means within `NEAR_BOUND` of a bound; in a list, its smallest or largest value.
+    In an interval, "at" means within `NEAR_BOUND` of a bound; in a list, its smallest or largest value. Sizes of the
+    model have no edges.
     """
     edges = []
     for name in names:
         axis = axes.get(name)
-        if axis is None or not axis.varies or math.isnan(best[name]):
+        if axis is None or not axis.varies or math.isnan(best[name]) or _is_size(name, axis.values):
             continue
         low, high = axis.bounds()
         share = _share(axis, best[name])
@@ -164,6 +170,14 @@ def _least(name: str, value: float) -> bool:
     """Whether no smaller value is possible: 0, or the smallest allowed value, such as an update interval of 1."""
     declared = hyperparameter(name)
     return value == 0 or (declared.low_allowed and value <= declared.low)
+
+
+def _is_size(name: str, values: Sequence[float]) -> bool:
+    """Whether a model argument has a list of whole numbers, such as widths.
+
+    They are the question rather than its answer: larger models tend to be better, whatever the largest one is.
+    """
+    return name.startswith(MODEL_ARGUMENT) and bool(values) and all(float(value).is_integer() for value in values)
 
 
 def at_edge(edge: Edge, values: pd.Series[float]) -> NDArray[np.bool_]:

@@ -199,6 +199,13 @@ def test_a_box_is_widened_by_an_edit_that_a_study_file_takes(name, axis, side, e
     assert (again.bounds()[0] < low) if side == "low" else (again.bounds()[1] > high)
 
 
+@pytest.mark.parametrize(("name", "values", "edges"), [("model.width", [32, 64], 0), ("model.dropout", [0.0, 0.1], 1)])
+def test_the_largest_of_the_models_sizes_is_no_edge(name, values, edges):
+    at, axis = {name: values[-1]}, Axis(scale="values", values=tuple(values))
+    assert len(table_edges(pd.DataFrame({name: values}), at, (name,))) == edges
+    assert len(box_edges({name: axis}, at, (name,))) == edges
+
+
 def test_without_edges_or_costs_there_is_nothing_to_do_or_no_price():
     assert extend(grid_runs(), "b", []) == ()
     waiting = grid_runs()
