@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from sensitivity.study.results import PackResult
 from sensitivity.study.trials import Group, Pack, Trial
 
+_PRIOR_S = 30.0
+"""Seconds of observation after which the observed pace counts as much as the expected one."""
+
 Part = tuple[Group, bool]
 """An optimizer at a batch size, and whether the part consists of confirmations of its winner."""
 
@@ -26,22 +29,22 @@ class Share:
     """The work of one command in a part of the study; less if a search's device time runs out first."""
 
     work: float = 0.0
-    """Work in FLOPs; infinite if only device time limits it."""
+    """Work, in the unit of `Progress.weigh`; infinite if only device time limits it."""
     limit: float = math.inf
     """Limit of a search in device-seconds, including those of earlier commands."""
     before: float = 0.0
     """Device-seconds of earlier commands."""
     finished_work: float = 0.0
-    """FLOPs of the runs that this command has finished."""
+    """Work of the runs that this command has finished."""
     finished_seconds: float = 0.0
     """Device-seconds of the runs that this command has finished."""
 
     def seconds(self, rate: float) -> float:
-        """Return the device-seconds of all work at `rate` seconds per FLOP."""
+        """Return the device-seconds of all work at `rate` device-seconds per unit of work."""
         return min(self._left, self._untimed(rate))
 
     def done_seconds(self, rate: float, running: float) -> float:
-        """Return the device-seconds of finished work, including `running` FLOPs of unfinished packs."""
+        """Return the device-seconds of finished work, including `running` work of unfinished packs."""
         timed = self._left < self._untimed(rate)
         finished = self.finished_seconds if timed else rate * self.finished_work
         return min(self.seconds(rate), finished + rate * running)
@@ -59,8 +62,8 @@ class Share:
 class Progress:
     """Counts and rates of a running study.
 
-    Work is measured in FLOPs, because batch sizes differ in cost. If a part is limited by device time, all parts are
-    measured in device-seconds, at the rate observed so far.
+    Runs count by their expected cost, because optimizers and batch sizes differ in it. If a part is limited by device
+    time, all parts are measured in device-seconds, at the rate observed so far.
     """
 
     planned: int | None
@@ -69,10 +72,10 @@ class Progress:
     """Number of runs that earlier commands finished."""
     shares: Mapping[Part, Share]
     """Work of this command by part."""
-    weigh: Callable[[int], float]
-    """Returns the FLOPs of a run from its batch size."""
-    expected_rate: float | None = None
-    """Device-seconds per FLOP, measured before the start; None without a measurement."""
+    weigh: Callable[[Group], float]
+    """Returns the work of a run: its device-seconds if costs were measured before the start, otherwise its FLOPs."""
+    workers: int | None = None
+    """Number of packs trained at a time, if work is in device-seconds; None if costs were not measured."""
     stage: str = ""
     """Current stage of the source of trials; may be empty."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -87,7 +90,7 @@ class Progress:
         self.stage, self._began_stage = stage, time.monotonic()
         shares: defaultdict[Part, Share] = defaultdict(Share)
         for trial in trials:
-            shares[part_of(trial)].work += self.weigh(trial.batch_size)
+            shares[part_of(trial)].work += self.weigh(trial.group)
         self.shares = shares
 
     def advance(self, pack: Pack, fraction: float) -> None:
@@ -103,7 +106,7 @@ class Progress:
         self._running.pop(pack.id, None)
         for run in result.runs:
             share = self.shares[part_of(run.trial)]
-            share.finished_work += self.weigh(run.trial.batch_size)
+            share.finished_work += self.weigh(run.trial.group)
             share.finished_seconds += run.train_seconds + run.eval_seconds
         self.counts.update(run.status.value for run in result.runs)
 
@@ -128,18 +131,19 @@ class Progress:
         running: defaultdict[Part, float] = defaultdict(float)
         for pack, fraction in self._running.values():
             for trial in pack.trials:
-                running[part_of(trial)] += fraction * self.weigh(trial.batch_size)
+                running[part_of(trial)] += fraction * self.weigh(trial.group)
         whole = sum(share.seconds(rate) for share in self.shares.values())
         done = sum(share.done_seconds(rate, running[part]) for part, share in self.shares.items())
         return min(1.0, done / whole) if whole else 1.0
 
     @property
     def _rate(self) -> float | None:
-        """Device-seconds per FLOP; its value does not matter if nothing is limited by time."""
+        """Device-seconds per unit of work; its value does not matter if nothing is limited by time."""
         if self.device_time is None:
             return 1.0
         work = sum(share.finished_work for share in self.shares.values())
-        return sum(share.finished_seconds for share in self.shares.values()) / work if work else self.expected_rate
+        expected = None if self.workers is None else 1.0
+        return sum(share.finished_seconds for share in self.shares.values()) / work if work else expected
 
     @property
     def elapsed(self) -> float:
@@ -153,9 +157,17 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated time left, or left in the stage; None while there is no basis for an estimate."""
-        so_far = time.monotonic() - self._began_stage
-        return so_far * (1 - self.fraction) / self.fraction if self.fraction > 0 else None
+        """Estimated time left, or left in the stage; None while there is no basis for an estimate.
+
+        It extrapolates the pace so far. If costs were measured, the expected pace counts as `_PRIOR_S` seconds of it,
+        because workers do little at first.
+        """
+        so_far, fraction, rate = time.monotonic() - self._began_stage, self.fraction, self._rate
+        if self.workers is None or rate is None:
+            return so_far * (1 - fraction) / fraction if fraction > 0 else None
+        whole = sum(share.seconds(rate) for share in self.shares.values())
+        pace = (fraction * whole + self.workers * _PRIOR_S) / (so_far + _PRIOR_S)
+        return (1 - fraction) * whole / pace
 
 
 Show = Callable[[Progress], AbstractContextManager[Callable[[], None]]]

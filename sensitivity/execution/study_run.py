@@ -140,7 +140,7 @@ class StudyRun:
             here = machines.address is None and execution.device == "cpu"
             costs = self._costs(at_once, here=here)
             sizes = pack_sizes(costs)
-            progress = self._progress(costs)
+            progress = self._progress(costs, at_once)
             with show(progress) as on_change:
                 on_change()
                 run_packs(
@@ -210,9 +210,9 @@ class StudyRun:
         except (Exception, SystemExit) as error:  # an error here must not affect the results
             logger.warning("no run could be trained again for comparison: %s", first_line(error))
 
-    def _progress(self, costs: Mapping[Group, Cost]) -> Progress:
+    def _progress(self, costs: Mapping[Group, Cost], workers: int) -> Progress:
         """Return this command's initial progress, with durations estimated from the measured costs."""
-        plan, weigh = self.plan, self._weigher()
+        plan, weigh = self.plan, self._weigher(costs)
         shares: dict[Part, Share] = {}
         for name, batch_size in itertools.product(plan.spec.optimizers, plan.spec.batch_sizes):
             key, left = (name, batch_size), plan.seconds_left((name, batch_size))
@@ -223,25 +223,34 @@ class StudyRun:
                 shares[key, False] = Share(limit=before + left, before=before, work=math.inf if endless else 0)
         for trial in plan.expected:
             if trial.id not in self.finished:
-                shares[part_of(trial)].work += weigh(trial.batch_size)
-        work = sum(weigh(batch_size) for _, batch_size in costs)
+                shares[part_of(trial)].work += weigh(trial.group)
         return Progress(
             planned=None if self.source.unbounded else len(plan.expected),
             finished_before=sum(trial.id in self.finished for trial in plan.trials),
             shares=shares,
             weigh=weigh,
-            expected_rate=sum(cost.seconds for cost in costs.values()) / work if costs else None,
+            workers=workers if costs else None,
             stage=self.source.stage,
         )
 
-    def _weigher(self) -> Callable[[int], float]:
-        """Return a function from a batch size to the FLOPs of a run's gradients, its weight in the progress."""
+    def _weigher(self, costs: Mapping[Group, Cost]) -> Callable[[Group], float]:
+        """Return a function from an optimizer and batch size to a run's weight in the progress.
+
+        It is the measured device-seconds, with those of groups that were not measured in proportion to the FLOPs of
+        their gradients; without any measurement, these FLOPs.
+        """
         per_example = example_cost(self.plan.problem).gradient_flops
         train_size = self.plan.problem.dataset.train_size
         budget = self.plan.spec.required_budget
 
+        def flops(group: Group) -> float:
+            return per_example * group[1] * total_steps(budget, train_size=train_size, batch_size=group[1])
+
+        measured = sum(flops(group) for group in costs)
+        rate = sum(cost.seconds for cost in costs.values()) / measured if measured else 1.0
+
         @functools.cache
-        def weight(batch_size: int) -> float:
-            return per_example * batch_size * total_steps(budget, train_size=train_size, batch_size=batch_size)
+        def weight(group: Group) -> float:
+            return costs[group].seconds if group in costs else rate * flops(group)
 
         return weight

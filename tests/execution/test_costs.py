@@ -133,7 +133,7 @@ def test_progress_counts_what_a_search_has_taken_of_its_hours():
     plan = planned(parse_study(raw, source="test"))
     grid, search = [t for t in plan.expected if t.arm == "grid"], [t for t in plan.expected if t.arm == "search"]
     shares = {part_of(grid[0]): Share(work=2.0), part_of(search[0]): Share(work=math.inf, limit=36.0, before=4.0)}
-    progress = Progress(planned=None, finished_before=3, shares=shares, weigh=lambda batch_size: 1.0)
+    progress = Progress(planned=None, finished_before=3, shares=shares, weigh=lambda group: 1.0)
     assert progress.fraction == 0.0, "nothing tells yet how long a run takes"
     assert progress.seconds_left is None
 
@@ -154,6 +154,23 @@ def test_progress_counts_what_a_search_has_taken_of_its_hours():
     finish(search, 100.0)
     assert progress.fraction == 1.0
     assert progress.done == 9
+
+
+def test_the_time_left_begins_at_the_price_and_follows_the_pace(monkeypatch):
+    """100 runs of 10 s, two at a time, which take twenty times as long as they were expected to."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    key = ("a", 64)
+    share = Share(work=1000.0)
+    progress = Progress(
+        planned=100, finished_before=0, shares={(key, False): share}, weigh=lambda group: 10.0, workers=2
+    )
+    progress._began_stage = now
+    assert progress.seconds_left == 500.0
+    now, share.finished_work = 10_000.0, 500.0
+    assert progress.seconds_left == pytest.approx(10_000.0, rel=0.15)
+    now, share.finished_work = 19_000.0, 1000.0
+    assert progress.seconds_left == 0.0
 
 
 @pytest.mark.parametrize(

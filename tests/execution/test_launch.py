@@ -184,7 +184,7 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
     manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 5)
     scheduler = PackScheduler(packs, workers=1)
     shares = {part_of(trial): Share(work=5.0) for trial in plan.trials}
-    progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda batch_size: 1.0)
+    progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda group: 1.0)
     runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in packs[0].trials)
     result = PackResult(runs=runs, pack_id=packs[0].id, host="", device="", started_at=0.0, wall_seconds=0.0)
     trial = SimpleNamespace(config={"parcel": runner._PackConfig(scheduler.take())}, error_file=None)
