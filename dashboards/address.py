@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlencode
@@ -109,7 +109,7 @@ def parse(pathname: str | None, search: str | None) -> Address:
         listing=parse_listing(given),
         others=_names(given.get("study", [])),
         edits=tuple(edit for text in given.get("set", [])[:_MAX_ITEMS] if (edit := _edit(text)) is not None),
-        unread=_unread(one),
+        unread=_unread(given),
     )
 
 
@@ -260,15 +260,14 @@ def _options(one: Mapping[str, str]) -> dict[str, str]:
     return {name: key for name, key in sorted(own)[:_MAX_ITEMS] if _NAME.fullmatch(key)}
 
 
-def _unread(one: Mapping[str, str]) -> tuple[str, ...]:
+def _unread(given: Mapping[str, list[str]]) -> tuple[str, ...]:
     """Return a sentence on each value that is invalid for its kind."""
-    unknown = {"cell": "There is no cell", "beside": "There is no cell", "run": "There is no run"}
-    wrong = [f"{words} {one[name]}." for name, words in unknown.items() if name in one and _id(one[name]) is None]
-    if one.get("metric") and not _METRIC.fullmatch(one["metric"]):
-        wrong.append(f"There is no metric {one['metric']}.")
-    if one.get("target") and parse_target(one["target"]) is None:
-        wrong.append(f"There is no target {one['target']}. A target is METRIC:VALUE, such as test_accuracy:0.9.")
-    return tuple(wrong)
+    return tuple(
+        sentence.format(text)
+        for name, (is_valid, sentence) in _KINDS.items()
+        for text in given.get(name, [])[:_MAX_ITEMS]
+        if not is_valid(text)
+    )
 
 
 def _names(values: list[str]) -> tuple[str, ...]:
@@ -307,3 +306,17 @@ def _narrowed(text: str) -> Narrowed | None:
         return None
     low, high = _number(parts[2]), _number(parts[3])
     return None if low is None or high is None or low > high else Narrowed(parts[0], parts[1], low, high)
+
+
+_KINDS: Mapping[str, tuple[Callable[[str], object], str]] = {
+    "cell": (_id, "There is no cell {}."),
+    "beside": (_id, "There is no cell {}."),
+    "run": (_id, "There is no run {}."),
+    "metric": (_METRIC.fullmatch, "There is no metric {}."),
+    "target": (parse_target, "There is no target {}. A target is METRIC:VALUE, such as test_accuracy:0.9."),
+    "within": (lambda text: _percent(text) is not None, "There is no tolerance {}: it is a percentage, 0 to 100."),
+    "batch": (_integer, "There is no batch size {}."),
+    "box": (_narrowed, "There is no range {}. A range is OPTIMIZER:PARAMETER:LOW:HIGH."),
+    "set": (_edit, "There is no change {}. A change is FIELD=VALUE, such as budget/steps=200."),
+}
+"""For each name with checked values: whether a value is valid, and the sentence on one that isn't."""

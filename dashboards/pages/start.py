@@ -39,12 +39,12 @@ def start_page(site: Site) -> TopPage:
     def content(address: Address) -> list[Component]:
         known = [*jobs.sources(site.catalog.root), *(f"{_STUDY}{name}" for name in site.catalog.places())]
         asked = f"{_STUDY}{address.others[0]}" if address.others else _FIRST
-        changed = []
+        changed = [html.P(sentence, className="notice") for sentence in address.unread]
         if asked not in known:
-            changed = [html.P(f"There is no study {address.others[0]!r} here.", className="notice")]
+            changed += [html.P(f"There is no study {address.others[0]!r} here.", className="notice")]
             asked = _FIRST
         elif address.others and address.edits:
-            changed = [html.P(_changes(site, address), className="notice")]
+            changed += [html.P(_changes(site, address), className="notice")]
         return [
             html.H1("Start a study"),
             *changed,

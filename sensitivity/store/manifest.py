@@ -62,9 +62,12 @@ def read_manifest(directory: Place) -> Manifest:
         StorageError: the file does not exist, is damaged, or has another schema version.
     """
     if not directory.exists(MANIFEST):
+        wanted = "Use a study directory"
+        if directory.uri.endswith(".toml"):
+            wanted = "This is a study file. Use the directory of its results, such as studies/NAME"
         raise StorageError(
             f"{directory.uri}: no study here (no {MANIFEST})\n"
-            "  Use a study directory; `sensitivity list ROOT` shows those below a folder"
+            f"  {wanted}; `sensitivity list ROOT` shows those below a folder"
         )
     try:
         data = directory.read_start(MANIFEST, _MAX_BYTES + 1)

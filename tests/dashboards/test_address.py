@@ -83,6 +83,10 @@ def test_invalid_values_are_dropped(search):
         ("?run=x", "There is no run x."),
         ("?target=colour:1", "This study has no metric colour."),
         ("?target=colour:x", "There is no target colour:x."),
+        ("?within=150", "There is no tolerance 150: it is a percentage, 0 to 100."),
+        ("?batch=x", "There is no batch size x."),
+        ("?box=kfac:lr:2:1", "There is no range kfac:lr:2:1."),
+        ("?set=budget steps", "There is no change budget steps."),
     ],
 )
 def test_invalid_values_are_reported(search, said, make):
