@@ -185,10 +185,20 @@ class Started:
         for name, (process, log) in self._running.items():
             code = process.poll()
             state = "running" if code is None else "done" if code == 0 else f"ended with exit code {code}"
-            with log.open("rb") as stream:
+            text = b""
+            with contextlib.suppress(OSError), log.open("rb") as stream:
                 stream.seek(max(log.stat().st_size - _MAX_LOG_BYTES, 0))
-                found.append((name, state, stream.read().decode(errors="replace")[-_TAIL:]))
+                text = stream.read()
+            found.append((name, state, text.decode(errors="replace")[-_TAIL:]))
         return found
+
+    def failures(self) -> dict[str, str]:
+        """Return, for each study whose last command has failed, a sentence with the end of its output."""
+        return {
+            name: f"The last command for {name} {state}: {text[max(text.rfind('error: '), 0) :].strip() or 'no output'}"
+            for name, state, text in self.outputs()
+            if state.startswith("ended")
+        }
 
 
 def writer_of(directory: Place) -> Holder | None:

@@ -17,6 +17,7 @@ from dashboards.actions import actions, stop_button
 from dashboards.address import parse
 from dashboards.catalog import Entry
 from dashboards.progress import pace
+from dashboards.shell import error_note
 from dashboards.site import Site
 from sensitivity.store.lock import Holder, live_holder
 from sensitivity.study.errors import UserError
@@ -55,10 +56,11 @@ def _shown(app: Dash, site: Site) -> None:
             return None, ""
         now = datetime.datetime.now(tz=datetime.UTC)
         texts = status_texts(entry, holder, now, settling=holder is not None and not own)
-        key = f"{study} {texts} {holder}"
+        failed = "" if holder is not None else site.started.failures().get(study, "")
+        key = f"{study} {texts} {holder} {failed}"
         if key == before:
             raise PreventUpdate
-        return list(_strip(site, entry, holder, texts)), key
+        return [*_strip(site, entry, holder, texts), *([error_note(failed)] if failed else [])], key
 
 
 def status_texts(entry: Entry, holder: Holder | None, now: datetime.datetime, *, settling: bool) -> tuple[str, ...]:

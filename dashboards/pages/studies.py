@@ -55,6 +55,7 @@ def _version(site: Site) -> str:
             parts.append(f"{name} {version} {holder.token if holder else ''}")
         except UserError as error:
             parts.append(f"{name} {error}")
+    parts.append(repr(site.started.failures()))
     if site.cluster is not None:
         parts += [repr(sorted(site.cluster.jobs().items())), site.cluster.fault]
     return "\n".join(parts)
@@ -71,9 +72,10 @@ def register(app: Dash, site: Site) -> None:
     def show(version: str | None, pathname: str) -> Any:
         if parse(site.inner(pathname), "").page != "studies":
             raise PreventUpdate
-        names = list(site.catalog.places())
+        names, failures = list(site.catalog.places()), site.started.failures()
+        failed = [error_note(text) for name, text in failures.items() if name not in names]
         if not names:
-            return html.P(
+            return failed or html.P(
                 [
                     "No studies here yet. ",
                     html.Code(f"sensitivity run quickstart --storage {site.catalog.root.uri}"),
@@ -83,7 +85,8 @@ def register(app: Dash, site: Site) -> None:
             )
         now = datetime.datetime.now(tz=datetime.UTC)
         fault = "" if site.cluster is None else site.cluster.fault
-        return [*([error_note(fault)] if fault else []), *(_card(site, name, now) for name in names)]
+        notes = [*([error_note(fault)] if fault else []), *failed]
+        return [*notes, *(_card(site, name, now) for name in names)]
 
     @app.callback(
         Output("stopped", "children"),
@@ -133,6 +136,7 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
         logger.exception("the study %s can't be summarised", name)
         text = "This study can't be summarised, because of a bug in this program; the log has the traceback."
         return html.Article([html.H2(study_title(name)), error_note(text)], className="card")
+    failed = "" if holder is not None else site.started.failures().get(name, "")
     return html.Article(
         [
             html.Div(
@@ -141,6 +145,7 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
             ),
             html.P(entry.spec.description or "No description.", className="note"),
             _progress(entry),
+            *([error_note(failed)] if failed else []),
             html.Div(
                 list(actions(site, entry, busy=holder is not None or _has_active_job(site, name))), className="actions"
             ),

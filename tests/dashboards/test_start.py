@@ -20,7 +20,7 @@ from dashboards import jobs
 from dashboards.address import Address
 from dashboards.catalog import Catalog
 from dashboards.pages.start import size, start_page
-from dashboards.pages.studies import _card
+from dashboards.pages.studies import _card, _version
 from dashboards.progress import pace
 from dashboards.reproduce import reproduction
 from dashboards.site import Site
@@ -261,6 +261,24 @@ def test_study_run_in_another_container_is_not_signalled(make, tmp_path, monkeyp
             with pytest.raises(UserError, match=f"another machine or container runs it: stop {holder} there"):
                 jobs.stop(directory)
     assert signalled == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_command_that_fails_is_reported_where_its_study_is(make, tmp_path, begun):
+    spec = make.make_spec(name="half")
+    if begun:
+        make.write_study(tmp_path / "half", spec, lambda trial: None)
+    site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)
+    before = _version(site)
+    assert site.started.failures() == {}
+    site.started.start(site.catalog.root, tmp_path / "gone.toml", spec)
+    site.started._running["half"][0].wait()
+    said = f"The last command for half ended with exit code 2: error: no study file '{tmp_path}/gone.toml'"
+    assert site.started.failures()["half"].startswith(said)
+    assert _version(site) != before
+    assert not begun or said in str(_card(site, "half", datetime.now(UTC)))
+    (tmp_path / "gone.log").unlink()
+    assert site.started.failures()["half"].endswith("no output")
 
 
 def _targets_of(problem, **targets):
