@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.metrics import METRICS, MetricName, is_metric
 from sensitivity.study.nearest import nearest
-from sensitivity.study.section import AsList, Count, Section, Seed
+from sensitivity.study.section import AsList, Count, OneOrMore, Section, Seed
 from sensitivity.study.toml_text import toml_text
 
 Unit = Literal["fraction", "percent", "error", "error_percent", "as_is"]
 """fraction: an accuracy from 0 to 1; percent: an accuracy from 0 to 100; error: 1 - fraction; error_percent:
 100 - percentage; as_is: a loss."""
-Columns = Annotated[tuple[str, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)]
+Columns = Annotated[tuple[str, ...], AsList, OneOrMore]
 
 
 class MetricColumn(Section):

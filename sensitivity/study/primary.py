@@ -15,7 +15,7 @@ from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.metrics import MetricName
-from sensitivity.study.section import AsList, Count, Section
+from sensitivity.study.section import AsList, Count, OneOrMore, Section
 
 Question = Literal["scaling", "sensitivity"]
 Pair = tuple[str, str]
@@ -30,7 +30,7 @@ class PrimarySpec(Section):
     target: dict[MetricName, float] | None = None
     """One metric and one of its levels in `targets`."""
     pair: Annotated[PairField | None, AsList] = None
-    looks: Annotated[tuple[Count, ...], AsList] = ()
+    looks: Annotated[tuple[Count, ...], AsList, OneOrMore] = ()
     """Numbers of seeds at which the verdict may be read; empty for any (each further look then costs more)."""
 
     @field_validator("target")

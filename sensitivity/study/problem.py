@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PlainValidator, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.measured import MetricField, metric_mistake, quantities_of
 from sensitivity.study.metrics import SPLITS, Metric
-from sensitivity.study.section import AsList, Count, Section, Seed
+from sensitivity.study.section import AsList, Count, OneOrMore, Section, Seed
 from sensitivity.study.user_functions import IMPORT_PATH
 from sensitivity.study.varying import Varying
 
@@ -67,11 +67,7 @@ def _argument(raw: Any) -> Any:
 _Argument = Annotated[Any, PlainValidator(_argument)]
 
 
-def _listed(raw: Any) -> Any:
-    return [raw] if isinstance(raw, str) else raw
-
-
-_Names = Annotated[tuple[str, ...], BeforeValidator(_listed), AsList]
+_Names = Annotated[tuple[str, ...], AsList, OneOrMore]
 
 
 def _loss_argument(raw: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sensitivity.study.section import AsList, Count, Epochs, Section
+from sensitivity.study.section import AsList, Count, Epochs, OneOrMore, Section
 from sensitivity.study.varying import Varying
 
 Decay = Literal["step", "cosine", "linear", "trapezoidal", "inverse_sqrt"]
@@ -70,7 +70,7 @@ class ScheduleSpec(Varying):
     """Steps at the fractions `decay_at` (constant if empty); half a cosine or a line from the end of the warm-up to
     zero; a line over the last `decay_fraction` of the budget (trapezoidal: warm-up, stable, decay); or the inverse
     square root of the step after the warm-up."""
-    decay_at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AsList] = ()
+    decay_at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], AsList, OneOrMore] = ()
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     decay_fraction: Annotated[float | None, Field(gt=0, le=1, validate_default=True)] = None
     """Fraction of the budget, at its end, over which a trapezoidal decay extends; 0.2 by default."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.study.metrics import METRICS, Metric, MetricName, named
-from sensitivity.study.section import AsList, Section
+from sensitivity.study.section import AsList, OneOrMore, Section
 
 Cost = Literal["steps_to_target", "seconds_to_target", "device_seconds", "flops"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
@@ -28,9 +28,7 @@ def lower_is_better(objective: Objective) -> bool:
 class SearchSpec(Section):
     """Objective of all searches of a study, and of the choice of winners to confirm."""
 
-    objective: Annotated[
-        tuple[Objective, ...], AsList, BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw)
-    ]
+    objective: Annotated[tuple[Objective, ...], AsList, OneOrMore]
     """One objective, or several whose Pareto front is searched. The first one determines the winners to confirm."""
     target: dict[MetricName, float] = Field(default_factory=dict, validate_default=True)
     """One metric and its level; only for objectives that are a time to a target."""

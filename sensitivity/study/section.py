@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sensitivity.study.plain import plain
 
@@ -42,6 +42,14 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 """A number of steps or examples, limited to avoid overflow."""
 
 Epochs = Annotated[float, Field(gt=0, le=1e6)]
+
+
+def _listed(raw: Any) -> Any:
+    return [raw] if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) else raw
+
+
+OneOrMore = BeforeValidator(_listed)
+"""Accepts a single number or text in place of a list of one."""
 
 AsList = Field(strict=False)
 """Accepts a list for a tuple field, as TOML and JSON have no tuples; the items stay strict."""

@@ -32,7 +32,7 @@ from sensitivity.study.primary import Pair, PairField, PrimarySpec, default_pair
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
 from sensitivity.study.search import SearchSpec
-from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, AsList, Count, Section, Seed
+from sensitivity.study.section import CONFIRMATION_SEEDS, MOST_RUNS, AsList, Count, OneOrMore, Section, Seed
 from sensitivity.study.spec_checks import repeated, seed_list, target_mistakes, unmeasured
 from sensitivity.study.trackers import LogSpec
 
@@ -53,7 +53,7 @@ class StudySpec(Editable):
 
     name: str
     description: str = ""
-    batch_sizes: Annotated[tuple[Count, ...], AsList]
+    batch_sizes: Annotated[tuple[Count, ...], AsList, OneOrMore]
     seeds: Annotated[tuple[Seed, ...], AsList, BeforeValidator(seed_list)]
     observed: ObservedSpec | None = None
     problem: Annotated[ProblemSpec | None, Field(validate_default=True)] = None
@@ -62,7 +62,7 @@ class StudySpec(Editable):
     schedule: ScheduleSpec = ScheduleSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     optimizers: dict[str, ArmField]
-    targets: dict[MetricName, Annotated[tuple[float, ...], AsList]] = Field(default_factory=dict)
+    targets: dict[MetricName, Annotated[tuple[float, ...], AsList, OneOrMore]] = Field(default_factory=dict)
     pairs: Annotated[tuple[PairField, ...], AsList] = ()
     primary: PrimarySpec | None = None
     search: Annotated[SearchSpec | None, Field(validate_default=True)] = None

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from sensitivity.study.errors import UserError
 from sensitivity.study.nearest import nearest
 from sensitivity.study.redaction import redacted
-from sensitivity.study.section import AsList, Section
+from sensitivity.study.section import AsList, OneOrMore, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def target_without_credentials(text: str) -> str:
 class LogSpec(Section):
     """Experiment trackers that receive runs while the study runs. No result depends on them."""
 
-    to: Annotated[tuple[str, ...], AsList, Field(max_length=10)] = ()
+    to: Annotated[tuple[str, ...], AsList, OneOrMore, Field(max_length=10)] = ()
     """Trackers, each as NAME or NAME:ADDRESS."""
 
     @field_validator("to")

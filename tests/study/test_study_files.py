@@ -183,7 +183,7 @@ SINGLE = [
     (("seeds",), "three", "seeds: give a number of seeds, or a list of seeds"),
     (("batch_sizes",), [0], "batch_sizes[0]: must be >= 1 (got 0)"),
     (("batch_sizes",), [32, 32], "batch_sizes: repeated: 32"),
-    (("batch_sizes",), 32, "batch_sizes: give a list (got 32)"),
+    (("batch_sizes",), True, "batch_sizes: give a list (got True)"),
     (("batch_sizes",), ["32"], "batch_sizes[0]: give a whole number (got '32')"),
     (("batch_sizes",), [32.0], "batch_sizes[0]: give a whole number"),
     (("batch_sizes",), [10**40], "batch_sizes[0]: must be <= 1000000000"),
@@ -239,7 +239,7 @@ SINGLE = [
         [0.9],
         "targets: unknown 'test_acuracy' (did you mean 'test_accuracy'?)",
     ),
-    (("targets", "test_accuracy"), 0.9, "targets.test_accuracy: give a list (got 0.9)"),
+    (("targets", "test_accuracy"), {"is": 0.9}, "targets.test_accuracy: give a list"),
     (("targets", "test_accuracy"), [], "targets: test_accuracy: the list is empty"),
     (("targets", "test_accuracy"), [0.9, 0.9], "targets: test_accuracy: repeated: 0.9"),
     (("targets", "test_loss"), [0.0], "targets: test_loss: a target loss is above 0; got 0"),
@@ -284,6 +284,18 @@ def test_inapplicable_targets_are_reported_with_other_mistakes(minimal):
         "targets: test_accuracy can't be measured, because this loss has no classes. Measured metrics: train_loss"
     )
     assert unknown.startswith("extra: unknown field")
+
+
+@pytest.mark.parametrize(
+    ("path", "one"), [(("batch_sizes",), 32), (("targets", "test_accuracy"), 0.9), (("schedule", "decay_at"), 0.5)]
+)
+def test_one_value_is_a_list_of_one(minimal, path, one):
+    def given(value):
+        raw = copy.deepcopy(minimal)
+        put(raw, path, value)
+        return parse_study(raw, source="test")
+
+    assert given(one) == given([one])
 
 
 def test_ghost_batches_are_the_micro_batches(minimal):
