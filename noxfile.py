@@ -50,3 +50,14 @@ def lowest(session: nox.Session) -> None:
     wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     session.install(*(each.replace(">=", "==") for each in wanted), "--editable", ".")
     session.run("pytest", *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def coverage(session: nox.Session) -> None:
+    """Run the test suite, or what is named after `--`, and list the lines that no test runs.
+
+    Workers of Ray and commands in processes of their own are not measured.
+    """
+    session.install("--constraint", "constraints.txt", "--editable", ".[test]", "pytest-cov")
+    packages = ("--cov=sensitivity", "--cov=dashboards")
+    session.run("pytest", *packages, "--cov-report=term-missing:skip-covered", *session.posargs)
