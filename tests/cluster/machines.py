@@ -119,6 +119,13 @@ class Machines:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
+    def end(self, name: str) -> None:
+        """End a node with notice: its processes get SIGTERM."""
+        process = self._started[name]
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=START_S)
+        self.kill(name)
+
     def close(self) -> None:
         for name in reversed(list(self._started)):
             self.kill(name)
