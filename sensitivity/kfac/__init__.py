@@ -42,8 +42,9 @@ from sensitivity.kfac.flops import StepFlops, step_flops
 from sensitivity.kfac.layers import Geometry, Layer, layer_of, layers_of, projections_of
 from sensitivity.kfac.low_rank import uses_calls
 from sensitivity.kfac.masked import MaskedSums
-from sensitivity.kfac.optimizer import KFAC, RunReport
+from sensitivity.kfac.optimizer import KFAC
 from sensitivity.kfac.precondition import SolveFailure
+from sensitivity.kfac.run_report import RunReport
 from sensitivity.kfac.state import KFACState, init_state, select
 from sensitivity.kfac.statistics import Statistics, statistics_of
 

@@ -1,10 +1,12 @@
 """Data-parallel K-FAC: factors are summed over the ranks, and each rank inverts a share of them."""
 
+import warnings
 from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 Solver = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -38,3 +40,19 @@ def _gathered(piece: Tensor, slots: int, world: int, group: dist.ProcessGroup) -
     parts = [torch.empty_like(sent) for _ in range(world)]
     dist.all_gather(parts, sent, group=group)
     return torch.cat(parts)[:slots].to(piece.dtype)
+
+
+def without_data_parallel(model: nn.Module) -> tuple[dist.ProcessGroup | None, nn.Module]:
+    """Return the process group and the module of a model in DistributedDataParallel; (None, model) for others.
+
+    Warns if there are several ranks and the model is not in it.
+    """
+    if isinstance(model, DistributedDataParallel):
+        return model.process_group, model.module
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        warnings.warn(
+            f"{dist.get_world_size()} ranks, and a model that is not in DistributedDataParallel: every rank keeps "
+            "factors of its own batches. If the ranks train one model, wrap it before you build KFAC.",
+            stacklevel=3,
+        )
+    return None, model

@@ -1,12 +1,12 @@
 """Parameter groups of `KFAC`: their validation, and conversion of their hyperparameters for the engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sensitivity.kfac.config import plain_number
+from sensitivity.kfac.config import check_numbers, plain_number
 from sensitivity.kfac.state import KFACState
 from sensitivity.kfac.update import FlatNumbers
 
@@ -32,6 +32,34 @@ def require_in_groups(untrained: Sequence[tuple[str, Tensor]], groups: Sequence[
                 f"The parameter {name!r} was frozen when KFAC was built and has a gradient now, but is in no "
                 "parameter group. Call optimizer.add_param_group({'params': [...]}) with it after unfreezing."
             )
+
+
+class GroupNumbers:
+    """Hyperparameters of all groups for the engine; checked and rebuilt only when one has changed."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[list[tuple[Any, ...]], float] | None = None
+        self._numbers: FlatNumbers
+
+    def of(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        state: KFACState,
+        named: Mapping[str, Tensor],
+        schedule: Callable[[int], float] | None,
+    ) -> FlatNumbers:
+        """Return the hyperparameters of a step, whose damping is multiplied by `schedule` of the step's number.
+
+        Raises ValueError for a hyperparameter outside its range.
+        """
+        numbers = numbers_of(groups)
+        factor = 1.0 if schedule is None else plain_number(schedule(state.steps))
+        if self._seen != (numbers, factor):
+            for lr, damping, momentum, decay, clip in numbers:
+                strength = damping * factor
+                check_numbers(lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip)
+            self._numbers, self._seen = numbers_for_engine(groups, state, named, factor), (numbers, factor)
+        return self._numbers
 
 
 def numbers_of(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:

@@ -2,52 +2,28 @@
 
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
-from torch.nn.parallel import DistributedDataParallel
 
 from sensitivity.kfac.arguments import check_arguments, check_terms, terms_of
 from sensitivity.kfac.assembly import Assembly, assemble
-from sensitivity.kfac.config import KFACConfig, check_numbers, is_due, needs_statistics, plain_number
+from sensitivity.kfac.config import KFACConfig, is_due, needs_statistics, plain_number
 from sensitivity.kfac.coverage import uncovered_message
 from sensitivity.kfac.damping import adapted_damping, predicted_change
+from sensitivity.kfac.distributed import without_data_parallel
 from sensitivity.kfac.engine import StepReport, advance
+from sensitivity.kfac.evidence import check_statistics
 from sensitivity.kfac.fisher import pseudo_losses
-from sensitivity.kfac.groups import NUMBERS, check_groups, numbers_for_engine, numbers_of, require_in_groups
-from sensitivity.kfac.passes import unexplained_message
+from sensitivity.kfac.groups import NUMBERS, GroupNumbers, check_groups, require_in_groups
 from sensitivity.kfac.precision import full_precision, without_autocast
+from sensitivity.kfac.run_report import RunReport
 from sensitivity.kfac.state import check_saved, copy_shared, restore, saved
 from sensitivity.kfac.update import FlatNumbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunReport:
-    """Coverage of a model and counts of the steps so far.
-
-    Attributes:
-        layers: parameter names of each covered layer, by layer name.
-        others: update rule ("sgd" or "diagonal") of every other parameter, by parameter name.
-        uncovered: modules with parameters that K-FAC does not cover, except normalisation layers.
-        steps: number of calls of `step`, failed ones included.
-        failed_steps: number of steps that changed nothing because gradients or factors were not usable.
-        clip_share: fraction of the steps whose KL clip was below 1.
-        last: report of the latest step, None before the first.
-    """
-
-    layers: Mapping[str, tuple[str, ...]]
-    others: Mapping[str, str]
-    uncovered: tuple[str, ...]
-    steps: int
-    failed_steps: int
-    clip_share: float
-    last: StepReport | None
 
 
 class KFAC(torch.optim.Optimizer):
@@ -127,15 +103,7 @@ class KFAC(torch.optim.Optimizer):
         exclude: Collection[str] = (),
     ) -> None:
         check_arguments(model, config, generator=generator, scaler=scaler)
-        self._group: ProcessGroup | None = None
-        if isinstance(model, DistributedDataParallel):
-            self._group, model = model.process_group, model.module
-        elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            warnings.warn(
-                f"{dist.get_world_size()} ranks, and a model that is not in DistributedDataParallel: every rank keeps "
-                "factors of its own batches. If the ranks train one model, wrap it before you build KFAC.",
-                stacklevel=2,
-            )
+        self._group, model = without_data_parallel(model)
         self.config = config
         unknown = set(exclude) - {name for name, _ in model.named_modules()}
         if unknown:
@@ -162,7 +130,7 @@ class KFAC(torch.optim.Optimizer):
         self.kfac, self._ledger, self._recorder = parts.state, parts.ledger, parts.recorder
         self._named, self._untrained, self._uncovered = parts.named, parts.untrained, parts.uncovered
         self._values: list[Tensor] = list(parts.named.values())
-        self._checked_numbers: tuple[list[tuple[Any, ...]], float, FlatNumbers] | None = None
+        self._numbers = GroupNumbers()
         self._groups_added = self._has_new_layers = False
         """Whether parameter groups were added that are not covered yet, and layers that have no statistics yet."""
         self._update_hooks()
@@ -258,12 +226,13 @@ class KFAC(torch.optim.Optimizer):
             return loss
         if self._untrained:
             require_in_groups(self._untrained, self.param_groups)
-        numbers, index, source = self._numbers(), self.kfac.steps, None
+        index, source = self.kfac.steps, None
+        numbers = self._numbers.of(self.param_groups, self.kfac, self._named, self.config.damping_schedule)
         grads = [p.grad for p in self._values]
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
         kept = self._values_without_gradient(grads)
         if self._due:
-            self._check_statistics(grads)
+            check_statistics(self._recorder, self._ledger, self._named, self.kfac, self.config, self._scaler)
             source = self._recorder
         with full_precision(self.kfac.momentum.device):
             rows = self._recorder.rows(dict(zip(self._named, grads, strict=True)))
@@ -333,7 +302,7 @@ class KFAC(torch.optim.Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        self._checked_numbers, self._groups_added = None, True
+        self._numbers, self._groups_added = GroupNumbers(), True
         if self._recorder.idle:
             self._cover_new_parameters()
 
@@ -424,58 +393,3 @@ class KFAC(torch.optim.Optimizer):
         if numbers.kl_clip is not None:
             counts["clipped"] = counts["clipped"] + (report.clip < 1)
         self._last = report
-
-    def _check_statistics(self, grads: list[Tensor | None]) -> None:
-        """Raise RuntimeError unless the statistics are those of these gradients."""
-        if all(g is None for g in grads):
-            return
-        self._recorder.discard_cleared()
-        self._require_statistics()
-        if self.config.fisher != "empirical" or not _may_read_gradients(
-            self.kfac.momentum, self.kfac.steps, self.config
-        ):
-            return
-        message = unexplained_message(self._ledger.differences())
-        if message is not None:
-            raise RuntimeError(message)
-        scale = 1.0 if self._scaler is not None else self._ledger.rescaled()
-        if scale is None:
-            raise RuntimeError(
-                "Gradients were multiplied by less than 1/1024 between loss.backward() and step(). If a GradScaler "
-                "is in use, pass KFAC(..., scaler=scaler), whose scale K-FAC's statistics need; if gradients are only "
-                "clipped, pass scaler=torch.amp.GradScaler(enabled=False)."
-            )
-        self._recorder.unscaled, self._ledger.scaled = scale, scale != 1.0
-
-    def _require_statistics(self) -> None:
-        self._recorder.observations.require_all_reached()
-        missing = set(self._recorder.missing)
-        sampled = self.config.fisher != "empirical"
-        cause = "optimizer.observe(outputs) before loss.backward()" if sampled else "the module itself"
-        also = " (activation checkpoints need use_reentrant=False then)" if sampled else ""
-        for placement in self.kfac.layout.placements if missing else ():
-            layer = placement.layer
-            grad = self._named[layer.weight].grad
-            if layer.name in missing and grad is not None and bool(grad.any()):
-                raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}{also}.")
-
-    def _numbers(self) -> FlatNumbers:
-        """Return the hyperparameters of all groups for the engine; checked and rebuilt only when one has changed."""
-        numbers = numbers_of(self.param_groups)
-        schedule = self.config.damping_schedule
-        factor = 1.0 if schedule is None else plain_number(schedule(self.kfac.steps))
-        if self._checked_numbers is None or self._checked_numbers[0] != numbers or self._checked_numbers[1] != factor:
-            for lr, damping, momentum, decay, clip in numbers:
-                strength = damping * factor
-                check_numbers(lr=lr, damping=strength, momentum=momentum, weight_decay=decay, kl_clip=clip)
-            self._checked_numbers = (
-                numbers,
-                factor,
-                numbers_for_engine(self.param_groups, self.kfac, self._named, factor),
-            )
-        return self._checked_numbers[2]
-
-
-def _may_read_gradients(like: Tensor, index: int, config: KFACConfig) -> bool:
-    """Whether the gradients may be read on the host: on an accelerator, only on steps that synchronize anyway."""
-    return like.device.type == "cpu" or is_due(config.inverse_interval, index)

@@ -7,16 +7,14 @@ setting and EKFAC need the calls of a batch together, so their captures are kept
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.utils.hooks import RemovableHandle
 
-from sensitivity.kfac.attention import View, run
+from sensitivity.kfac.attention import View
 from sensitivity.kfac.config import KFACConfig
 from sensitivity.kfac.diagonal import Norm, average_squares
 from sensitivity.kfac.distributed import sum_over_ranks
@@ -29,13 +27,10 @@ from sensitivity.kfac.factors import (
     input_parts,
     row_count,
 )
+from sensitivity.kfac.hook_set import HookSet
 from sensitivity.kfac.hooks import (
-    AttentionHook,
-    Hook,
     LayerCall,
     Names,
-    PassCounter,
-    ProductHook,
     first_name,
     is_functorch_output,
     parts_of,
@@ -129,34 +124,16 @@ class Recorder:
         self.small: frozenset[str] = self._linear
         self.observations = Observations(ledger)
         self.clear()
-        # A compiled model breaks its graph here, instead of compiling this code again for every layer.
-        uncompiled: Callable[[Any], Any] = torch.compiler.disable
-        on_call, on_norm_call = uncompiled(self._on_call), uncompiled(self._on_norm_call)
-        self._passes = PassCounter(model)
-        self._hooks: list[Hook | AttentionHook | PassCounter | ProductHook] = [self._passes]
-        tables = {name: held[0] for name, held in modules.items() if self._places[name].layer.kind == "embedding"}
-        if tables and not any(isinstance(module, nn.Linear) for name in tables for module in modules[name]):
-            self._hooks.append(ProductHook(model, tables, on_call))
-        self._hooks += [Hook(name, module, on_call) for name, held in modules.items() for module in held]
-        self._hooks += [AttentionHook(names, module, on_call, uncompiled(run)) for module, names in attentions.items()]
-        self._hooks += [Hook(norm.name, module, partial(on_norm_call, norm)) for norm, module in norms.items()]
-        self._handles: dict[int, list[RemovableHandle]] = {}
+        embeddings = [name for name, place in self._places.items() if place.layer.kind == "embedding"]
+        self._hooks = HookSet(model, modules, embeddings, attentions, norms, self._on_call, self._on_norm_call)
+        self._passes = self._hooks.passes
         self.active = self._keeps_calls = False
 
     def record(self, *, on: bool, small: bool) -> None:
         """Register the hooks on the model, or remove them; with `small`, layers with small batches keep theirs."""
         self.active, self._keeps_calls = on, small
         self._ledger.set_hooks(on=on and self._config.fisher == "empirical")
-        wanted = {
-            i
-            for i, hook in enumerate(self._hooks)
-            if on or (small and isinstance(hook, Hook) and hook.name in self.small)
-        }
-        for i in self._handles.keys() - wanted:
-            for handle in self._handles.pop(i):
-                handle.remove()
-        for i in wanted - self._handles.keys():
-            self._handles[i] = self._hooks[i].attach()
+        self._hooks.attach(None if on else self.small if small else ())
 
     def clear(self) -> None:
         """Discard everything recorded since the last step."""

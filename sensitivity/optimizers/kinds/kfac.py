@@ -9,15 +9,16 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from sensitivity.optimizers.contract import Networks, Report, State, Tensors, registered
+from sensitivity.optimizers.kinds.kfac_coverage import layers_of, unusable
 from sensitivity.optimizers.kinds.kfac_damping import adapted, penalty_change, predicted_change, rule_of, scheduled
 from sensitivity.study.arms import Arm, WidthRule
 from sensitivity.study.axes import Axis, AxisField, CountOrAxis, LimitOrAxis, ShareOrAxis, fixed
 from sensitivity.study.seeds import derive
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor, nn
+    from torch import Generator, Tensor
 
-    from sensitivity.kfac import Capture, Layer, SolveFailure
+    from sensitivity.kfac import Capture, SolveFailure
     from sensitivity.optimizers.numbers import Numbers
 
 
@@ -139,7 +140,7 @@ class KFAC:
             inverse_interval=settings["inverse_interval"],
         )
         self._networks = networks
-        self._layers = _layers_of(networks.network)
+        self._layers = layers_of(networks.network)
         self._norms = kfac.norms_of(networks.network) if self._config.others == "diagonal" else ()
         self._generators: list[Generator] = []
         self._kl_clip: float | None = settings.get("kl_clip")
@@ -155,39 +156,7 @@ class KFAC:
         """Factor that converts observed gradients to those of one loss term; None for gradients of the mean loss."""
         self._failed: Tensor
 
-    @staticmethod
-    def unusable(settings: Mapping[str, Any], networks: Networks) -> str | None:
-        """Return a message if no layer is covered, or if an option needs whole batches or other layers."""
-        from sensitivity import kfac
-
-        if networks.ignores_terms and (what := _not_masked(settings, networks)):
-            return (
-                f"{what} if some targets are masked: K-FAC excludes rows without a loss only for linear layers and "
-                "embeddings with default options. Change this, use sequences without padding, or remove this "
-                "optimizer"
-            )
-        diagonal = settings.get("others") == "diagonal"
-        for option, used in (("EKFAC", settings.get("ekfac")), ('others = "diagonal"', diagonal)):
-            if used and networks.in_parts:
-                return f"{option} needs whole batches; remove it, or execution.micro_batch and problem.ghost_batch"
-        if diagonal and not kfac.norms_of(networks.network):
-            return 'others = "diagonal" is for normalisation layers, but the model has no trainable ones; remove it'
-        if _layers_of(networks.network):
-            fisher = settings.get("fisher", "empirical")
-            if networks.loss is None and fisher != "empirical":
-                return (
-                    f'fisher = "{fisher}" needs a loss with a known likelihood: "cross_entropy" without class '
-                    'weights, "squared_error" or "binary_cross_entropy"; remove fisher, which is "empirical" by default'
-                )
-            return None
-        fix = "Use another model, or remove this optimizer"
-        if networks.curvature is not None:
-            fix = 'Use kind = "newton", K-FAC with the exact curvature'
-        return (
-            "K-FAC covers no layer of the model; it covers Linear, Conv, ConvTranspose, Embedding and "
-            "MultiheadAttention layers that are trained. "
-            f"{fix}"
-        )
+    unusable = staticmethod(unusable)
 
     def init(self, params: Tensors, numbers: Numbers) -> State:
         """Return zero factors, inverses and momentum."""
@@ -380,27 +349,6 @@ def generator_of(seed: int) -> Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, "fisher"))
-
-
-def _layers_of(network: nn.Module) -> tuple[Layer, ...]:
-    """Return the layers that K-FAC covers."""
-    from sensitivity import kfac
-
-    return kfac.layers_of(network)
-
-
-def _not_masked(settings: Mapping[str, Any], networks: Networks) -> str | None:
-    """Return an option or layer that K-FAC does not support with masked positions; None if there is none."""
-    for option, used in (
-        ('sharing = "reduce"', settings.get("sharing") == "reduce"),
-        ("batch_fraction", settings.get("batch_fraction", 1.0) < 1),
-        ("EKFAC", settings.get("ekfac")),
-        ('others = "diagonal"', settings.get("others") == "diagonal"),
-    ):
-        if used:
-            return f"{option} is not defined"
-    others = [layer.name for layer in _layers_of(networks.network) if layer.kind == "conv"]
-    return f"the convolution {others[0]} is not covered" if others else None
 
 
 def _shared(call: Capture, share: float | Tensor) -> Capture:
