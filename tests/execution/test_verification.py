@@ -147,6 +147,15 @@ def test_a_run_whose_pack_is_not_known_is_trained_alone(recorded, monkeypatch):
     assert {each.unlike() for each in packs} == {"alone"}
 
 
+def test_packs_of_some_parts_are_those_of_all_parts(recorded, packs):
+    directory = recorded[1]
+    parts = trained_parts(directory)
+    assert {part: set(ids) for part, ids in parts.items()} == {each.part: set(each.statuses) for each in packs}
+    some = dict(list(parts.items())[:2])
+    found = recorded_packs(directory, read_manifest(directory), some)
+    assert {each.part: each for each in found} == {each.part: each for each in packs if each.part in some}
+
+
 def test_a_sample_draws_runs_and_names_each_pack_once(packs):
     assert sample(packs, 10**6, random.Random(0)) != []
     assert len(sample(packs, 10**6, random.Random(0))) == len(packs)
