@@ -64,8 +64,11 @@ def make_spec(runs: int, epochs: int) -> StudySpec:
     )
 
 
-def write_study(folder: Path, spec: StudySpec, epochs: int) -> int:
-    """Write a finished study and return its number of runs. About a tenth of the runs diverge."""
+def write_study(folder: Path, spec: StudySpec, epochs: int, *, runs_a_part: int | None = None) -> int:
+    """Write a finished study and return its number of runs. About a tenth of the runs diverge.
+
+    Parts have `runs_a_part` runs; by default, about a million rows of curves.
+    """
     directory = place(str(folder))
     trials = expand(spec)
     manifest = write_manifest(directory, spec, source="")
@@ -74,7 +77,7 @@ def write_study(folder: Path, spec: StudySpec, epochs: int) -> int:
     for name in (RUNS, CURVES):
         (folder / name).mkdir()
     rng = np.random.default_rng(0)
-    size = max(_ROWS_A_PART // (epochs + 1), 1)
+    size = runs_a_part or max(_ROWS_A_PART // (epochs + 1), 1)
     for part, first in enumerate(range(0, len(plan), size)):
         rows = plan.iloc[first : first + size]
         curves, runs = made_up(rows, epochs, rng)
@@ -84,7 +87,9 @@ def write_study(folder: Path, spec: StudySpec, epochs: int) -> int:
         for name, table, as_schema in ((RUNS, runs, schema), (CURVES, curves, curves_schema())):
             complete = table.reindex(columns=as_schema.names)
             written = pa.Table.from_pandas(complete, schema=as_schema, preserve_index=False)
-            pq.write_table(written, folder / name / f"part{part}.parquet", compression="zstd", write_page_checksum=True)
+            pq.write_table(
+                written, folder / name / f"part{part:06}.parquet", compression="zstd", write_page_checksum=True
+            )
     return len(plan)
 
 

@@ -88,7 +88,7 @@ def compute_claims(
 
 def compared_pairs(spec: StudySpec, runs: pd.DataFrame) -> tuple[Pair, ...]:
     """Return the pairs of optimizers that `spec` compares and that both have runs."""
-    present = set(runs["optimizer"])
+    present = set(runs["optimizer"].unique())
     return tuple(pair for pair in spec.comparisons if set(pair) <= present)
 
 

@@ -134,7 +134,7 @@ def _warnings(observed: pd.DataFrame, where: str) -> tuple[Caution, ...]:
     mixed = [
         f"{observed[column].nunique():,} {what}"
         for column, what in (("device", "devices"), ("host", "hosts"), ("pack_size", "pack sizes"))
-        if column in observed and len(set(observed[column].dropna())) > 1
+        if column in observed and len(observed[column].dropna().unique()) > 1
     ]
     if not mixed:
         return ()

@@ -104,7 +104,7 @@ class Evaluations:
             while len(self._kept) > _MOST_CHOICES:  # any target may be requested through a URL
                 self._kept.pop(next(iter(self._kept)))
         with kept.lock:
-            new = [name for name in dict.fromkeys(parts) if name not in kept.parts]
+            new = [name for name in parts.unique() if name not in kept.parts]
             for names, table in self._batches(new, ["trial_id", *columns]):
                 rows = choose(table)
                 kept.frames.append(

@@ -120,7 +120,7 @@ def compute_success(
     surfaces = []
     for optimizer, places in runs.reset_index(drop=True).groupby("optimizer", sort=False).indices.items():
         surfaces.append(_surface(runs.iloc[places], met[places], str(optimizer), metric, levels, designs))
-    order = list(dict.fromkeys(runs["optimizer"]))
+    order = list(runs["optimizer"].unique())
     return tuple(sorted(surfaces, key=lambda surface: order.index(surface.optimizer)))
 
 

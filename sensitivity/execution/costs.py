@@ -31,7 +31,10 @@ from sensitivity.training.problems import Problem
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_PACK = 64
+_LARGEST_MEASURED = 64
+"""Largest pack whose speed is measured."""
+_LARGEST_PACK = 1024
+"""Largest pack of runs that take almost no time; as large as a study file may set it."""
 _SHORTEST_PACK_S = 1.0
 """Distributing and recording a pack takes 0.1 s, so larger packs are faster even if training itself does not gain."""
 _MAX_MODELS = 3
@@ -144,7 +147,7 @@ def pack_sizes(costs: Mapping[Group, Cost]) -> dict[Group, int]:
 
 @dataclass(frozen=True)
 class Sample:
-    """Trials that represent an arm at a batch size, at most as many as the largest pack has."""
+    """Trials that represent an arm at a batch size, at most as many as the largest measured pack has."""
 
     trials: tuple[Trial, ...]
     """Trials of equal structure."""
@@ -157,7 +160,7 @@ def samples(plan: Plan, *, finished: AbstractSet[str]) -> dict[Group, tuple[Samp
 
     Other structural hyperparameters have the middle one of the study's values.
     """
-    most = plan.spec.execution.pack_size or _LARGEST_PACK
+    most = plan.spec.execution.pack_size or _LARGEST_MEASURED
     by_group: dict[Group, list[Trial]] = {}
     for trial in plan.expected:
         by_group.setdefault(trial.group, []).append(trial)

@@ -12,7 +12,7 @@ from sensitivity.execution.searches import with_searches
 from sensitivity.execution.sources import SourceOf
 from sensitivity.execution.study_run import UNFINISHED, Machines, StudyRun
 from sensitivity.store.directory import Place
-from sensitivity.store.reader import read_runs
+from sensitivity.store.reader import read_statuses
 from sensitivity.study.errors import UserError
 
 
@@ -90,7 +90,7 @@ def launch(
 
 
 def _lost(cause: str, directory: Place) -> UserError:
-    statuses = read_runs(directory).runs["status"]
+    statuses = read_statuses(directory).runs["status"]
     there = int((~statuses.isin(UNFINISHED)).sum())
     return UserError(
         f"{cause}\n"

@@ -25,12 +25,13 @@ from sensitivity.execution.verification import (
     curves_of,
     recorded_packs,
     train_again,
+    trained_parts,
 )
 from sensitivity.store.checkpoints import sweep_checkpoints
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
-from sensitivity.store.reader import Study, finished_trials, read_plan, read_study
+from sensitivity.store.reader import StudyStatuses, finished_trials, read_plan, read_statuses, read_study
 from sensitivity.store.writer import write_plan
 from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
@@ -40,6 +41,8 @@ from sensitivity.training.cost import example_cost
 
 logger = logging.getLogger(__name__)
 
+_MOST_COMPARED = 100
+"""Most packs among which one is chosen to be trained again; describing all packs of a large study takes long."""
 UNFINISHED = [status.value for status in Status if not status.final]
 
 
@@ -104,9 +107,9 @@ class StudyRun:
         """Whether there is anything to train."""
         return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
 
-    def end(self) -> Study:
-        """Return the study's current state, and delete checkpoints that will not be resumed."""
-        study = read_study(self.directory)
+    def end(self) -> StudyStatuses:
+        """Return the statuses of the study's runs, and delete checkpoints that will not be resumed."""
+        study = read_statuses(self.directory)
         waiting = study.runs["status"].isin(UNFINISHED)
         sweep_checkpoints(self.directory, set(study.runs.loc[waiting, "trial_id"]))
         return study
@@ -200,9 +203,12 @@ class StudyRun:
     def _check_determinism(self, again: Callable[..., Comparison], *, seconds: float) -> None:
         """Train one of this command's packs again, within `seconds`, and record the comparison."""
         try:
-            recorded = recorded_packs(self.directory, self._manifest)
+            draw = random.Random(self._manifest.spec_hash)
+            parts = {part: ids for part, ids in trained_parts(self.directory).items() if not self.finished >= {*ids}}
+            some = {part: parts[part] for part in draw.sample(list(parts), min(len(parts), _MOST_COMPARED))}
+            recorded = recorded_packs(self.directory, self._manifest, some)
             new = [each for each in recorded if not each.statuses.keys() <= self.finished]
-            chosen = choose(new, seconds, random.Random(self._manifest.spec_hash))
+            chosen = choose(new, seconds, draw)
             if chosen is not None:
                 found = again(chosen, curves_of(self.directory, chosen), seconds=seconds)
                 self._lock.require()

@@ -13,17 +13,17 @@ import math
 import platform
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from sensitivity.execution.sources import planned_trials
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import Manifest
-from sensitivity.store.reader import read_evaluations, read_plan, read_runs
+from sensitivity.store.parts import read_run_tables
+from sensitivity.store.reader import read_evaluations, read_plan, read_statuses
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import Metric
 from sensitivity.study.provenance import code_version, package_versions
@@ -133,20 +133,27 @@ class Comparison:
         return {**dataclasses.asdict(self), "largest": largest, "sentence": self.sentence(), **done}
 
 
-def recorded_packs(directory: Place, manifest: Manifest) -> list[RecordedPack]:
-    """Return the packs of a study whose runs were all trained, in no particular order.
+def trained_parts(directory: Place) -> dict[str, list[str]]:
+    """Return the ids of the runs that were trained, by the part with their results."""
+    runs = read_statuses(directory).runs
+    trained = runs[runs["status"].isin(_TRAINED)]
+    return {str(part): list(ids) for part, ids in trained.groupby("part", sort=False)["trial_id"]}
+
+
+def recorded_packs(directory: Place, manifest: Manifest, parts: Mapping[str, Collection[str]]) -> list[RecordedPack]:
+    """Return the packs of some parts of a study, with the runs of `trained_parts`, in no particular order.
 
     A run that was trained in a pack that can't be reassembled is returned as a pack of its own.
     """
-    parts: dict[str, pa.Table] = {}
-    read = read_runs(directory, parts)
-    planned = planned_trials(read_plan(directory), manifest.spec, manifest.source)
-    trials, found = {trial.id: trial for trial in planned}, []
-    rows: dict[str, Any] = {row["trial_id"]: row for row in read.runs[["trial_id", *_COLUMNS]].to_dict("records")}
-    part_of = read.parts.to_dict()
-    for part in dict.fromkeys(part_of.values()):
-        ids = parts[part]["trial_id"].to_pylist()
-        known = [id_ for id_ in ids if id_ in trials and part_of.get(id_) == part and rows[id_]["status"] in _TRAINED]
+    plan = read_plan(directory)
+    wanted = {id_ for ids in parts.values() for id_ in ids}
+    plan = plan[[id_ in wanted for id_ in plan["trial_id"]]]
+    trials = {trial.id: trial for trial in planned_trials(plan, manifest.spec, manifest.source)}
+    found: list[RecordedPack] = []
+    for part, table in read_run_tables(directory, list(parts), ("trial_id", *_COLUMNS)).items():
+        rows: dict[str, Any] = {row["trial_id"]: row for row in table.to_pylist()}
+        ids, trained = list(rows), set(parts[part])
+        known = [id_ for id_ in ids if id_ in trials and id_ in trained]
         whole = known == ids and Pack(tuple(trials[id_] for id_ in ids)).id == rows[ids[0]]["pack_id"]
         found += [
             _recorded([trials[id_] for id_ in members], part, rows, manifest, whole=whole)

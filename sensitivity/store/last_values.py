@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,8 +25,14 @@ def last_values(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     are finite even if the outputs of the network are not.
     """
     last: dict[str, float] = {}
-    for names in by_split([name for each in evaluations for name in each]).values():
-        there = ([e for e in evaluations if math.isfinite(e.get(name, math.nan))] for name in names)
-        finite = next((found for found in there if found), [])
-        last |= {name: float(finite[-1].get(name, math.nan)) if finite else math.nan for name in names}
+    for names in _by_split(tuple(dict.fromkeys(name for each in evaluations for name in each))):
+        found = (e for name in names for e in reversed(evaluations) if math.isfinite(e.get(name, math.nan)))
+        finite: Mapping[str, Any] = next(found, {})
+        last |= {name: float(finite.get(name, math.nan)) for name in names}
     return last
+
+
+@functools.lru_cache(maxsize=64)
+def _by_split(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return `by_split` without the splits; the runs of a study have the same few sets of columns."""
+    return tuple(map(tuple, by_split(names).values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,7 @@ from sensitivity.study.trials import expand
 logger = logging.getLogger(__name__)
 
 _PART = "_part"
+_STATUS_COLUMNS = ("trial_id", "status", "finished_at")
 _FINAL = [status.value for status in Status if status.final]
 
 
@@ -93,6 +94,16 @@ class StudyRuns:
     """Name of the part with the effective result and the curve of each run, by ``trial_id``."""
     unplanned: int
     """As in `Study`."""
+
+
+@dataclass(frozen=True)
+class StudyStatuses:
+    """The statuses of a study's runs, which take a tenth of the memory of all their columns."""
+
+    manifest: Manifest
+    runs: pd.DataFrame
+    """One row per planned run, in the order of the plan: trial_id, status, message, and ``part``, the name of the part
+    with the effective result; empty without a result."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,7 @@ def read_runs(
     """
     manifest = read_manifest(directory)
     results = _results(directory, {} if kept is None else kept, _parts(directory, manifest))
-    plan = _read_plan(directory, manifest, results)
+    plan = _read_plan(directory, manifest, lambda: results)
     for name in manifest.spec.hyperparameters:
         if PARAM_PREFIX + name not in plan.columns:  # written before the study had the hyperparameter
             plan[PARAM_PREFIX + name] = np.nan
@@ -167,8 +178,22 @@ def read_runs(
     runs["note"] = pd.Series([each.note for each in noted], index=runs.index, dtype="str")
     runs["tags"] = pd.Series([", ".join(each.tags) for each in noted], index=runs.index, dtype="str")
     parts = runs.set_index("trial_id")[_PART].dropna()
-    unplanned = int((~results["trial_id"].isin(plan["trial_id"])).sum())
+    unplanned = int((~_among(results["trial_id"], plan["trial_id"])).sum())
     return StudyRuns(manifest, runs.drop(columns=_PART), parts, unplanned)
+
+
+def read_statuses(directory: Place) -> StudyStatuses:
+    """Read the status of each run, reading and validating only the columns needed for that.
+
+    Raises:
+        StorageError: as `read_study`.
+    """
+    manifest = read_manifest(directory)
+    results = _effective(read_run_tables(directory, _parts(directory, manifest), (*_STATUS_COLUMNS, "message")))
+    planned = _read_plan(directory, manifest, lambda: results)["trial_id"]
+    runs = results.set_index("trial_id")[["status", "message", _PART]].reindex(planned).reset_index()
+    missing = {"status": Status.PENDING.value, "message": "", _PART: ""}
+    return StudyStatuses(manifest, runs.fillna(missing).rename(columns={_PART: "part"}))
 
 
 def read_counts(directory: Place) -> StudyCounts:
@@ -179,8 +204,8 @@ def read_counts(directory: Place) -> StudyCounts:
     """
     manifest = read_manifest(directory)
     results = _effective(_results_by_status(directory, _parts(directory, manifest)))
-    planned = _read_plan(directory, manifest, results)["trial_id"]
-    status = results.loc[results["trial_id"].isin(planned), "status"].value_counts()
+    planned = _read_plan(directory, manifest, lambda: results)["trial_id"]
+    status = results.loc[_among(results["trial_id"], planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
     by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
     folder = settling_place(directory)
@@ -214,7 +239,7 @@ def read_plan(directory: Place) -> pd.DataFrame:
     """
     manifest = read_manifest(directory)
     try:
-        return _read_plan(directory, manifest, _results(directory, {}, _parts(directory, manifest)))
+        return _read_plan(directory, manifest, lambda: _results(directory, {}, _parts(directory, manifest)))
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
         return _results(directory, {}, directory.child(RUNS).files(".parquet"))
@@ -277,9 +302,16 @@ def _parts(directory: Place, manifest: Manifest) -> tuple[str, ...]:
     return (*logs, *directory.child(RUNS).files(".parquet"))
 
 
-def _read_plan(directory: Place, manifest: Manifest, results: pd.DataFrame) -> pd.DataFrame:
+def _among(values: pd.Series[str], others: pd.Series[str]) -> np.ndarray:
+    """Return which of `values` are in `others`; pandas' own ``isin`` makes a Python object of each text."""
+    there = pc.is_in(pa.array(values, pa.string()), pa.array(others, pa.string()))
+    return np.asarray(there.to_numpy(zero_copy_only=False))
+
+
+def _read_plan(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     if manifest.spec.observed is not None and manifest.spec.observed.recorded:
-        return results[[name for name in results if name in TRIAL_COLUMNS or str(name).startswith(PARAM_PREFIX)]]
+        recorded = results()
+        return recorded[[name for name in recorded if name in TRIAL_COLUMNS or str(name).startswith(PARAM_PREFIX)]]
     if not directory.exists(PLAN):  # the command was killed between the first two writes of a study
         trials = expand(manifest.spec, source=manifest.source)
         planned: pd.DataFrame = plan_table(trials, manifest.spec.hyperparameters).to_pandas()
@@ -295,7 +327,7 @@ def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Seque
 
 
 def _results_by_status(directory: Place, names: Sequence[str]) -> dict[str, pa.Table]:
-    return read_run_tables(directory, names, ("trial_id", "status", "finished_at"))
+    return read_run_tables(directory, names, _STATUS_COLUMNS)
 
 
 def _effective(parts: Mapping[str, pa.Table]) -> pd.DataFrame:

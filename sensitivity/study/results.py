@@ -68,10 +68,10 @@ class Measurement:
 
     def row(self) -> dict[str, float]:
         """Return its row of the table of curves, by column."""
-        return {
-            **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "further"},
-            **self.further,
-        }
+        return {**{name: getattr(self, name) for name in _MEASURED}, **self.further}
+
+
+_MEASURED = tuple(each.name for each in fields(Measurement) if each.name != "further")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ class RunResult:
 class PackResult:
     """The result of a pack, and where and when it was computed."""
 
-    runs: tuple[RunResult, ...]
+    runs: tuple[RunResult, ...] = field(repr=False)
+    """Not in the representation, which Ray Tune formats for every result, whether or not it is logged."""
     pack_id: str
     host: str
     device: str

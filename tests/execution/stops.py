@@ -42,7 +42,7 @@ PHASES = {
     "measure": ("sensitivity.execution.study_run", "pack_sizes"),
     "train": ("sensitivity.execution.runner", "run_packs"),
     "write": ("sensitivity.execution.runner", "append"),
-    "end": ("sensitivity.execution.study_run", "read_study"),
+    "end": ("sensitivity.execution.study_run", "read_statuses"),
 }
 
 

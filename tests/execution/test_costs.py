@@ -175,7 +175,10 @@ def test_the_time_left_begins_at_the_price_and_follows_the_pace(monkeypatch):
 
 @pytest.mark.parametrize(
     ("chosen", "most", "seconds", "size"),
-    [(1, 99, 0.05, 20), (4, 99, 0.001, 64), (16, 99, 3.0, 16), (1, 99, 30.0, 1), (4, 7, 0.001, 7), (4, 4, 0.1, 4)],
+    [
+        *[(1, 99, 0.05, 20), (4, 9999, 0.005, 200), (64, 9999, 0.0002, 1024), (16, 99, 3.0, 16), (1, 99, 30.0, 1)],
+        *[(4, 7, 0.001, 7), (4, 4, 0.1, 4)],
+    ],
 )
 def test_packs_that_would_take_no_time_are_made_larger_as_memory_allows(chosen, most, seconds, size):
     cost = Cost(

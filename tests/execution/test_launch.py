@@ -16,7 +16,7 @@ from sensitivity.execution.progress import Progress, Share, part_of
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import settle_study
 from sensitivity.execution.study_run import Machines
-from sensitivity.execution.verification import recorded_packs
+from sensitivity.execution.verification import recorded_packs, trained_parts
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.lock import WriterLock
@@ -323,5 +323,7 @@ def test_a_study_settles_through_ray(running_ray, tmp_path):
     assert len(runs) == stopped.ledger.cost.runs > 0
     assert set(runs["status"]) <= {"completed", "diverged"}
     assert stopped.outcome.determinism["faults"] == []
-    trained = recorded_packs(settling_place(directory), read_manifest(settling_place(directory)))
+    trained = recorded_packs(
+        settling_place(directory), read_manifest(settling_place(directory)), trained_parts(settling_place(directory))
+    )
     assert sum(len(each.pack.trials) for each in trained) == len(runs)  # `verify` can train each of them again

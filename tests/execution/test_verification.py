@@ -15,7 +15,15 @@ import torch
 
 from sensitivity.cli.main import main
 from sensitivity.execution.prepare import prepare
-from sensitivity.execution.verification import budget_seconds, choose, curves_of, recorded_packs, sample, train_again
+from sensitivity.execution.verification import (
+    budget_seconds,
+    choose,
+    curves_of,
+    recorded_packs,
+    sample,
+    train_again,
+    trained_parts,
+)
 from sensitivity.execution.worker import run_pack
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import read_manifest, write_manifest
@@ -62,7 +70,7 @@ def recorded(tmp_path_factory):
 
 @pytest.fixture
 def packs(recorded):
-    return recorded_packs(recorded[1], read_manifest(recorded[1]))
+    return recorded_packs(recorded[1], read_manifest(recorded[1]), trained_parts(recorded[1]))
 
 
 def test_packs_are_put_together_as_they_were(recorded, packs):
@@ -134,9 +142,18 @@ def test_where_bits_may_differ_the_untrained_network_is_judged(recorded, packs, 
 def test_a_run_whose_pack_is_not_known_is_trained_alone(recorded, monkeypatch):
     _, directory = recorded
     monkeypatch.setattr(Pack, "id", "of halves, say")
-    packs = recorded_packs(directory, read_manifest(directory))
+    packs = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
     assert {len(each.pack.trials) for each in packs} == {1}
     assert {each.unlike() for each in packs} == {"alone"}
+
+
+def test_packs_of_some_parts_are_those_of_all_parts(recorded, packs):
+    directory = recorded[1]
+    parts = trained_parts(directory)
+    assert {part: set(ids) for part, ids in parts.items()} == {each.part: set(each.statuses) for each in packs}
+    some = dict(list(parts.items())[:2])
+    found = recorded_packs(directory, read_manifest(directory), some)
+    assert {each.part: each for each in found} == {each.part: each for each in packs if each.part in some}
 
 
 def test_a_sample_draws_runs_and_names_each_pack_once(packs):
@@ -197,7 +214,7 @@ def test_verify_without_what_it_needs_says_so(recorded, monkeypatch, capsys, tmp
     write_manifest(empty, plan.spec, plan.source)
     code, said = verify(monkeypatch, capsys, empty)
     assert (code, "no run has been trained" in said.err) == (2, True)
-    packs = recorded_packs(directory, read_manifest(directory))
+    packs = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
     monkeypatch.setattr("sensitivity.cli.verifying.recorded_packs", lambda *_: packs)
     code, said = verify(monkeypatch, capsys, empty)
     assert (code, "by a version that didn't store what a run was trained on" in said.err) == (2, True)

@@ -22,11 +22,12 @@ from sensitivity.store.reader import (
     read_counts,
     read_evaluations,
     read_runs,
+    read_statuses,
     read_study,
     studies,
 )
 from sensitivity.store.schema import CURVE_COLUMNS, RESULT_COLUMNS, TRIAL_COLUMNS
-from sensitivity.store.writer import append, write_plan
+from sensitivity.store.writer import append, plan_table, write_plan
 from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
 from sensitivity.study.trials import expand, group
@@ -156,6 +157,27 @@ def test_counts_are_those_of_the_whole_table(directory, make):
     counts, runs = read_counts(directory), read_study(directory).runs
     assert counts.planned == len(runs) == 7
     assert {name: n for name, n in counts.by_status.items() if n} == runs["status"].value_counts().to_dict()
+
+
+def test_statuses_are_those_of_the_whole_table(directory, make):
+    trials = make.filled(directory)
+    make.add(directory, make.interrupted(trials[0]))  # later than its completed result
+    make.add(directory, make.run(trials[3]), pack_id="retry")
+    write_plan(directory, trials[1:])
+    statuses, whole = read_statuses(directory).runs, read_runs(directory)
+    columns = ["trial_id", "status", "message"]
+    pd.testing.assert_frame_equal(statuses[columns], whole.runs[columns])
+    known = statuses[statuses["part"] != ""]
+    assert dict(zip(known["trial_id"], known["part"], strict=True)) == whole.parts.to_dict()
+    assert set(statuses.loc[statuses["part"] == "", "status"]) == {"pending"}
+
+
+def test_a_plan_is_the_same_table_whatever_the_number_of_rows_that_are_converted_at_once(directory, make, monkeypatch):
+    trials = make.filled(directory)
+    whole = plan_table(trials)
+    monkeypatch.setattr("sensitivity.store.writer._ROWS_AT_ONCE", 3)
+    assert plan_table(trials).equals(whole)
+    assert plan_table(trials[:0]).schema.names == plan_table(trials[:0], ["lr"]).schema.names[:-1]
 
 
 def test_a_message_of_any_size_and_bytes_is_kept_readable(directory, make):
