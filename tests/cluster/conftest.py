@@ -48,15 +48,16 @@ def write_record():
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A cluster of a head and the nodes "one" and "two", and an S3 server whose bucket `studies` this process sees."""
+def cluster(tmp_path_factory, request):
+    """A cluster of a head and the node "one"; with --cluster also "two", and S3 with a bucket `studies`."""
     machines = runpy.run_path(str(Path(__file__).with_name("machines.py")))
     own_disks = machines["own_disks_can_be_made"]()
     made = machines["Machines"](tmp_path_factory.mktemp("cluster"), own_disks=own_disks)
     try:
-        made.start_s3()
+        if whole := request.config.getoption("--cluster"):
+            made.start_s3()
         made.start_head()
-        made.start_nodes("one", "two")
+        made.start_nodes(*(("one", "two") if whole else ("one",)))
         with pytest.MonkeyPatch.context() as patch:
             for name, value in made.s3_env.items():
                 patch.setenv(name, value)

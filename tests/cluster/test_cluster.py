@@ -1,4 +1,4 @@
-"""A study on a real cluster of three nodes, through its Jobs server, with its results on S3."""
+"""A study on a real cluster, through its Jobs server: of three nodes with results on S3, and of two without."""
 
 import os
 import re
@@ -15,9 +15,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ray clusters need PO
 BUCKET = "s3://studies"
 
 
-def test_a_study_of_the_users_own_survives_a_stop_and_the_loss_of_a_node(request, cluster, held, tmp_path):
+def test_a_study_of_the_users_own_survives_a_stop_and_the_loss_of_a_node(request, held, tmp_path):
     if not request.config.getoption("--cluster"):
         pytest.skip("takes minutes; --cluster runs it")
+    cluster = request.getfixturevalue("cluster")
     wait = held.wait
     study, hold, began = held.own_study(tmp_path), tmp_path / "hold", tmp_path / "began"
     sent = cluster.command("submit", study, "--storage", BUCKET)

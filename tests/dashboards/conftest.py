@@ -79,24 +79,8 @@ def site(studies):
         yield address
 
 
-@pytest.fixture(scope="module")
-def window(browser):
-    """Chromium windows by colour scheme and width; the tests of a module share their cache."""
-    made = {}
-
-    def open_(scheme, width):
-        if (scheme, width) not in made:
-            made[scheme, width] = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-            made[scheme, width].set_default_timeout(WAIT_MS)
-        return made[scheme, width]
-
-    yield open_
-    for context in made.values():
-        context.close()
-
-
 @pytest.fixture
-def visit(window):
+def visit(new_tab):
     """Open an address; fail on any console error, page error, or request beyond loopback, which is not resolved."""
     faults = []
 
@@ -110,7 +94,7 @@ def visit(window):
             if message.type == "error" and not remark:
                 faults.append(message.text)
 
-        tab = window(scheme, width).new_page()
+        tab = new_tab("http://127.0.0.1", scheme, width)
         _open.append(tab)
         tab.on("request", watch)
         tab.on("console", hear)

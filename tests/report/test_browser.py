@@ -13,9 +13,9 @@ SLOW_3D = ("willReadFrequently", "GPU stall due to ReadPixels")
 
 
 @pytest.fixture
-def visit(browser):
+def visit(new_tab):
     """Open a file; fail on any console error, page error, or request beyond it."""
-    faults, contexts = [], []
+    faults, tabs = [], []
 
     def watch(request):
         if not request.url.startswith(("file:", "data:", "blob:")):
@@ -27,8 +27,8 @@ def visit(browser):
             faults.append(message.text)
 
     def open_(path, scheme="light", width=1280):
-        contexts.append(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}))
-        tab = contexts[-1].new_page()
+        tab = new_tab("file:///", scheme, width)
+        tabs.append(tab)
         tab.on("console", hear)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.on("request", watch)
@@ -36,8 +36,8 @@ def visit(browser):
         return tab
 
     yield open_
-    for context in contexts:
-        context.close()
+    for tab in tabs:
+        tab.close()
     assert faults == []
 
 
