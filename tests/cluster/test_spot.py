@@ -11,7 +11,7 @@ import ray
 from sensitivity.store.directory import place
 from sensitivity.store.reader import read_study
 
-STEP_S, CHECKPOINT_S, EVERY, STEPS, RUNS = 0.04, 3.0, 10, 500, 8
+STEP_S, CHECKPOINT_S, EVERY, STEPS, RUNS = 0.04, 3.0, 10, 500, 24
 STUDY = f"""
 name = "spot"
 batch_sizes = [64]
