@@ -70,7 +70,6 @@ def _results(study: OpenedStudy, ledger: Ledger) -> str:
         [
             "\n".join([_HEADER, *lines]),
             f"![What each planned look at the first pair showed]({study.name}/looks.svg)",
-            "The frozen winners, and what they took on the judging seeds:",
             *_winners(place(study.directory), ledger),
             f"{settlement_summary(ledger)} Declared before the first run:"
             f" `{ledger.declared.hash[:16]}`. Code {versions}.",
@@ -132,16 +131,18 @@ def _ridge(times: pd.DataFrame) -> tuple[pd.Series, float]:
 
 
 def _winners(directory: Place, ledger: Ledger) -> list[str]:
-    """Return a table of the settings that were judged at each batch size, and of their steps to the target."""
-    if ledger.freeze is None or not ledger.freeze.winners:
+    """Return a table of the settings that were judged at each batch size, and of their steps to the target, if any."""
+    if ledger.freeze is None:
         return []
     stored = read_study(settling_place(directory))
     declared = ledger.declaration.target
     times = compute_times(stored.runs, stored.curves, declared[0], declared[1])
     judged = times[times["seed"].map(purpose) == "judge_scaling"]
-    lines = ["| optimizer | batch size | setting | steps, geometric mean | seeds | missed |", "| --- " * 6 + "|"]
+    lines = []
     for winner in ledger.freeze.winners:
         own = judged[(judged["optimizer"] == winner.arm) & (judged["batch_size"] == winner.batch_size)]
+        if own.empty:
+            continue
         reached = own.loc[own["outcome"] == "reached", "steps"]
         searched = {name for box in ledger.freeze.boxes if box.arm == winner.arm for name, _, _ in box.sides}
         values = [(name, value) for name, value in winner.hyperparameters if name in searched]
@@ -149,7 +150,9 @@ def _winners(directory: Place, ledger: Ledger) -> list[str]:
         steps = number(float(np.exp(np.log(reached).mean())), 3) if len(reached) else "–"
         cells = [optimizer_name(winner.arm), winner.batch_size, setting, steps, len(own), len(own) - len(reached)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return ["\n".join(lines)]
+    head = ["| optimizer | batch size | setting | steps, geometric mean | seeds | missed |", "| --- " * 6 + "|"]
+    title = "The frozen winners, and what they took on the judging seeds:"
+    return [title, "\n".join([*head, *lines])] if lines else []
 
 
 def _row(answer: Answer) -> str:

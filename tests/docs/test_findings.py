@@ -67,7 +67,7 @@ def test_a_page_agrees_with_its_table_of_runs(name):
     judged = runs[runs["seed"].map(purpose) == "judge_scaling"]
     seeds = judged.groupby(["optimizer", "batch_size"])["seed"].nunique()
     rows = [match.groupdict() for match in _WINNER.finditer(page)]
-    assert rows
+    assert bool(rows) != judged.empty
     assert sorted((int(row["size"]), int(row["seeds"])) for row in rows) == sorted(
         (size, int(count)) for (_, size), count in seeds.items()
     )

@@ -19,7 +19,7 @@ import pytest
 import sensitivity
 from sensitivity.cli.json_output.verdict import verdict_output
 from sensitivity.cli.listing import show_studies
-from sensitivity.execution import settler
+from sensitivity.execution import replay, settler
 from sensitivity.execution.launch import launch
 from sensitivity.execution.prepare import prepare
 from sensitivity.execution.settler import Budget
@@ -297,6 +297,31 @@ def test_the_next_step_is_priced_and_nothing_is_written(study, in_process):
     then = next_step(prepare(str(study)), directory, workers=1)
     assert then.step.number == 2
     assert then.ledger.cost.runs == len(found.step.points)
+
+
+def test_a_run_that_two_steps_ask_for_counts_once(study, undisturbed):
+    _, settled = undisturbed
+    plan, entry = prepare(str(study)), settled.ledger.entries[0]
+    steps = [entry.step, entry.step.model_copy(update={"number": 2})]
+
+    class Twice:
+        @property
+        def next_step(self):
+            return steps[0] if steps else None
+
+        def answer(self, observations):
+            steps.pop(0)
+            return entry.shown
+
+    twice = replay.Replay(plan.spec, plan.source, settled.ledger.declared)
+    twice._settling = Twice()
+    twice._found = {trial.id: replay._Found(None, 2.0, 3.0) for trial in twice.trials(entry.step)}
+    costs = [each.cost for each in twice.advance()]
+    runs = len(entry.step.points)
+    assert [(cost.runs, cost.device_seconds, cost.flops) for cost in costs] == [
+        (runs, 2.0 * runs, 3.0 * runs),
+        (0, 0, 0),
+    ]
 
 
 def test_the_design_that_a_settlement_is_compared_with_has_its_confirmations(study, in_process):
