@@ -101,7 +101,7 @@ class Replay:
             if step.freeze is not None:
                 keep(step.freeze)
             shown = self._settling.answer([each.observation for each in found])
-            # A step may ask for a run of an earlier one: a setting that is both predicted and observed to be the fastest.
+            # A step may ask for a run of an earlier one: of a setting that is predicted and observed to be the fastest.
             new = [self._found[id_] for id_ in dict.fromkeys(trial.id for trial in trials) if id_ not in self._paid]
             self._paid.update(trial.id for trial in trials)
             cost = StepCost(
