@@ -7,7 +7,8 @@ by noise and that of a large one by the edge of stability. They never share the 
 would cost a regret of 0.1 where it bends. Cubic terms are included if they are significant; without them, the optimum
 of a skewed bowl is estimated at the midpoint of its two sides. The surface is fitted by least squares to the points
 with a small predicted excess over the optimum, iterated until this set is stable. Runs far above the surface are
-excluded: they are beyond a wall, such as the edge of stability, that a bowl does not describe.
+excluded: they are beyond a wall, such as the edge of stability, that a bowl does not describe. Beyond a wall a surface
+without a minimum may descend without end, so its lowest point is looked for where runs survive.
 
 Arrays: x [points, dimensions], b [points] the index of the batch size, y [points].
 """
@@ -15,6 +16,7 @@ Arrays: x [points, dimensions], b [points] the index of the batch size, y [point
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +28,8 @@ from sensitivity.analysis.estimates import Floats
 
 Ints = NDArray[np.int_]
 Bools = NDArray[np.bool_]
+Survives = Callable[[Floats, int], Bools]
+"""Returns whether runs survive at points [points, dimensions], at the batch size with this index."""
 
 _MAX_ITERATIONS = 6
 _NEWTON_STEPS = 12
@@ -105,12 +109,12 @@ class Response:
         bends = np.linalg.eigvalsh(found).min(axis=1) > np.maximum(least, _MIN_CURVATURE)
         return np.asarray(np.where(bends[:, None, None], found, self.curvature))
 
-    def optimum(self, least: Floats, most: Floats) -> Floats:
+    def optimum(self, least: Floats, most: Floats, survives: Survives) -> Floats:
         """Return the lowest point of each batch size between two ends: [batches, dimensions].
 
         If the surface has a minimum, it is computed by Newton's method, or by coordinate descent if it is at an end.
         Otherwise, for instance on a flat ridge, it is the lowest point of a grid between the ends and within the
-        bounding box of the fitted points.
+        bounding box of the fitted points, where runs survive.
         """
         found = np.empty_like(self.slope)
         if self.definite.any():
@@ -119,15 +123,20 @@ class Response:
                 free = self._descend(np.clip(free, least, most), least, most)
             found[self.definite] = free[self.definite]
         if not self.definite.all():
-            grid = self._supported(least, most)
-            for k in np.flatnonzero(~self.definite):
+            for k in np.flatnonzero(~self.definite).tolist():
+                grid = self._supported(least, most, k, survives)
                 found[k] = grid[self.predict(grid, np.full(len(grid), k)).argmin()]
         return found
 
-    def _supported(self, least: Floats, most: Floats) -> Floats:
-        """Return a grid between two ends, within the bounding box of the fitted points: [points, dimensions]."""
+    def _supported(self, least: Floats, most: Floats, place: int, survives: Survives) -> Floats:
+        """Return a grid between two ends, within the bounding box of the fitted points: [points, dimensions].
+
+        Points at which runs of a batch size don't survive are left out, unless there are no others.
+        """
         low, high = np.clip(self.reach, least, most)
-        return _grid(low, high)
+        grid = _grid(low, high)
+        kept = survives(grid, place)
+        return grid[kept] if kept.any() else grid
 
     def _gradient(self, x: Floats) -> Floats:
         linear = np.einsum("kij,kj->ki", self.curvature, x - self.centre)
@@ -153,13 +162,13 @@ class Response:
                 x[:, i] = np.clip(x[:, i] - self._gradient(x)[:, i] / bent[:, i, i], least[i], most[i])
         return x
 
-    def regret(self, x: Floats, least: Floats, most: Floats) -> Floats:
+    def regret(self, x: Floats, least: Floats, most: Floats, survives: Survives) -> Floats:
         """Return the expected regret of the estimated optimum x [batches, dimensions] on the true surface: [batches].
 
         With a minimum: the gradient at x is linear in the coefficients and has a covariance V; the regret is half its
         square in the metric of the inverse curvature, with mean tr(H^-1 V) / 2. Without a minimum: the mean, over
-        surfaces drawn with the covariance, of the height of x above the lowest point between the two ends. Along a flat
-        ridge, all points are about equally good.
+        surfaces drawn with the covariance, of the height of x above the lowest point between the two ends at which runs
+        survive. Along a flat ridge, all points are about equally good.
         """
         curvature, found = self.curvature_at(x), np.empty(len(self.slope))
         for place in np.flatnonzero(self.definite).tolist():
@@ -167,11 +176,11 @@ class Response:
             found[place] = 0.5 * np.trace(np.linalg.solve(curvature[place], gradient @ self.covariance @ gradient.T))
         if self.definite.all():
             return found
-        grid = self._supported(least, most)
         spread = (self.covariance + self.covariance.T) / 2  # rounding makes it asymmetric far from the centre
         random = np.random.default_rng(0)
         draws = random.multivariate_normal(self._coefficients(), spread, _DRAWS, check_valid="ignore")
         for place in np.flatnonzero(~self.definite).tolist():
+            grid = self._supported(least, most, place, survives)
             points = np.concatenate([x[place : place + 1], grid]) - self.centre
             values = draws @ self.terms.columns(points, np.full(len(points), place)).T
             found[place] = (values[:, 0] - values.min(axis=1)).mean()
@@ -263,7 +272,9 @@ def _by_batch(one: Floats, x: Floats) -> Floats:
     return np.asarray((one[:, :, None] * x[:, None, :]).reshape(len(x), -1))
 
 
-def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float, box: Floats) -> Response | None:
+def fit(
+    x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float, box: Floats, survives: Survives
+) -> Response | None:
     """Fit a surface to the points whose predicted excess over the optimum of their batch size is below `within`.
 
     `lower` [points] marks values that are lower bounds (censored runs), which have no residual if the surface is above
@@ -285,7 +296,7 @@ def fit(x: Floats, b: Ints, y: Floats, lower: Bools, batches: int, within: float
         noise = max(found.noise, _MIN_NOISE)
         predicted = found.predict(x, b)
         target = np.where(lower, np.maximum(y, predicted), y)
-        base = found.predict(found.optimum(box[0], box[1]), np.arange(batches))
+        base = found.predict(found.optimum(box[0], box[1], survives), np.arange(batches))
         chosen = (predicted - base[b] < within) & ~walled(predicted, y)
         if bool((chosen == kept).all()) and not lower.any():
             break

@@ -10,7 +10,7 @@ optimum of a response surface (``response``), which all runs determine, instead 
 * Refine: mirrored pairs of points within the ellipse of a small predicted excess around each optimum. The ellipse
   shrinks to the size that the noise allows in three rounds.
 * An optimum is not extrapolated to a region where runs diverge: it is moved towards the best run until most of the
-  nearest runs have survived.
+  nearest runs have survived. Points of a refinement are moved towards the optimum in the same way.
 
 Arrays: x [points, dimensions], one row per observed run.
 """
@@ -18,7 +18,7 @@ Arrays: x [points, dimensions], one row per observed run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,8 @@ BLOCKING_REGRET = 0.1
 _MAX_RESCOUTS = 3
 _UNKNOWN_SHORTFALL = 0.5
 _NEIGHBOURS = 3
+_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
+"""Shares of a way that are tried until runs survive at its end."""
 _STRIP_HALF_LENGTH = 0.5
 """Distance from the optimum along a strip, in decades, that the second half of the points covers."""
 
@@ -75,6 +77,38 @@ class Found:
         return bool(np.isfinite(self.hits).any())
 
 
+@dataclass(frozen=True, eq=False)
+class _Survival:
+    """Whether runs survive at a point: at most half of the nearest runs at the batch size are lost."""
+
+    x: Floats
+    """[runs, dimensions]"""
+    b: Ints
+    lost: Bools
+    width: Floats
+    """Of the box, [dimensions]: distances are measured in it."""
+
+    def __call__(self, points: Floats, place: int) -> Bools:
+        own = self.b == place
+        lost = self.lost[own]
+        if not lost.any() or lost.all():
+            return np.ones(len(points), dtype=bool)
+        apart = (points[:, None] - self.x[own]) / self.width
+        near = np.argsort((apart**2).sum(axis=2), axis=1, kind="stable")[:, :_NEIGHBOURS]
+        return np.asarray(2 * lost[near].sum(axis=1) <= near.shape[1])
+
+    def moved(self, points: Floats, towards: Floats, place: int) -> Floats:
+        """Return the points, each moved towards another one until runs survive there."""
+        found = np.tile(towards, (len(points), 1))
+        open_ = np.ones(len(points), dtype=bool)
+        for share in _SHARES:
+            at = points if share == 1.0 else towards + share * (points - towards)
+            fits = open_ & self(at, place)
+            found[fits] = at[fits]
+            open_ &= ~fits
+        return found
+
+
 class ArmSearch:
     """The search of one arm."""
 
@@ -91,6 +125,7 @@ class ArmSearch:
         self._lost: list[bool] = []
         self._configurations: list[Hyperparameters] = []
         self.found: Found | None = None
+        self._survival: _Survival | None = None
 
     @property
     def trivial(self) -> bool:
@@ -132,21 +167,22 @@ class ArmSearch:
         lower, lost = np.array(self._lower)[same], np.array(self._lost)[same]
         box, d = self.box, self.box.dimensions
         alive = ~lost
-        response = fit(
-            x[alive], b[alive], y[alive], lower[alive], self.batches, self._within(), np.array([box.low, box.high])
-        )
+        survival = self._survival = _Survival(x, b, lost, box.width)
+        ends_of_box = np.array([box.low, box.high])
+        response = fit(x[alive], b[alive], y[alive], lower[alive], self.batches, self._within(), ends_of_box, survival)
         none = np.full((self.batches, 2, d), -np.inf)
         if response is None:
             nothing = np.tile((box.low + box.high) / 2, (self.batches, 1))
             self.found = Found(None, nothing, np.full(self.batches, np.inf), none, False)
             return self.found
+        survival = self._survival = replace(survival, lost=lost | walled(response.predict(x, b), y))
         # A surface with a minimum may have its optimum beyond the box, but not beyond a closed limit.
-        ends = [np.where(box.closed[0], box.least, -np.inf), np.full(d, np.inf)]
+        least, most = np.where(box.closed[0], box.least, -np.inf), np.full(d, np.inf)
         definite = response.definite
-        free = response.optimum(*ends)
+        free = response.optimum(least, most, survival)
         if not definite.all():
-            free = np.where(definite[:, None], free, self._lowest(response))
-        optimum, moved = self._survivable(free, x, b, y, lost | walled(response.predict(x, b), y))
+            free = np.where(definite[:, None], free, self._lowest(response, survival))
+        optimum, moved = self._survivable(free, y, survival)
         hits = none.copy()
         margin = 0.1 * np.minimum(box.width, 3.0)
         over = np.stack([box.low - optimum, optimum - box.high], axis=1)  # [batches, 2, dimensions]
@@ -154,15 +190,15 @@ class ArmSearch:
         near = (over > -margin) & stays & growing
         hits[near] = over[near]
         # The lowest point of a ridge close to a limit indicates that the surface may be lower beyond the limit.
-        least = np.where(definite[:, None, None], 0.0, -1.02 * margin)
-        beyond = bool(((over >= least) & stays & ~growing & ~box.closed).any())
+        close = np.where(definite[:, None, None], 0.0, -1.02 * margin)
+        beyond = bool(((over >= close) & stays & ~growing & ~box.closed).any())
         inside = np.clip(optimum, box.low, box.high)
-        regret = response.regret(inside, box.low, box.high)
+        regret = response.regret(inside, box.low, box.high, survival)
         reached = np.array([(~lower & alive & (b == k)).any() for k in range(self.batches)])
         self.found = Found(response, inside, np.where(reached, regret, np.inf), hits, beyond)
         return self.found
 
-    def _lowest(self, response: Response) -> Floats:
+    def _lowest(self, response: Response, survival: _Survival) -> Floats:
         """Return the lowest point of the box at each batch size for surfaces without a minimum: [batches, dimensions].
 
         Points away from the sides are preferred if they are about as low, so that a ridge across a side does not extend
@@ -170,8 +206,8 @@ class ArmSearch:
         """
         box, place = self.box, np.arange(self.batches)
         margin = 0.1 * np.minimum(box.width, 3.0)
-        anywhere = response.optimum(box.low, box.high)
-        inside = response.optimum(box.low + 1.01 * margin, box.high - 1.01 * margin)
+        anywhere = response.optimum(box.low, box.high, survival)
+        inside = response.optimum(box.low + 1.01 * margin, box.high - 1.01 * margin, survival)
         gain = response.predict(inside, place) - response.predict(anywhere, place)
         return np.asarray(np.where((gain <= SUFFICIENT_REGRET)[:, None], inside, anywhere))
 
@@ -189,25 +225,16 @@ class ArmSearch:
             return (0.5, 0.3)[self.refined]
         return float(np.clip(1.2 * self.found.response.noise, 0.12, 0.3))
 
-    def _survivable(self, optimum: Floats, x: Floats, b: Ints, y: Floats, lost: Bools) -> tuple[Floats, Bools]:
+    def _survivable(self, optimum: Floats, y: Floats, survival: _Survival) -> tuple[Floats, Bools]:
         """Return the optima, moved to regions where runs survive, and which of them were moved: [batches]."""
-        moved = np.zeros(self.batches, dtype=bool)
-        if not lost.any():
-            return optimum, moved
-        scaled = x / self.box.width
         found = optimum.copy()
         for k in range(self.batches):
-            own = np.flatnonzero(b == k)
-            if not lost[own].any() or lost[own].all():
-                continue
-            anchor = x[own[np.argmin(np.where(lost[own], np.inf, y[own]))]]
-            for share in (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0):
-                at = anchor + share * (optimum[k] - anchor)
-                near = own[np.argsort(((scaled[own] - at / self.box.width) ** 2).sum(axis=1))[:_NEIGHBOURS]]
-                if 2 * lost[near].sum() <= len(near) or share == 0.0:
-                    found[k], moved[k] = at, share < 1.0
-                    break
-        return found, moved
+            own = np.flatnonzero(survival.b == k)
+            lost = survival.lost[own]
+            if lost.any() and not lost.all():
+                anchor = survival.x[own[np.argmin(np.where(lost, np.inf, y[own]))]]
+                found[k] = survival.moved(optimum[k : k + 1], anchor, k)[0]
+        return found, (found != optimum).any(axis=1)
 
     def prediction(self, place: int) -> tuple[float, float]:
         """Return the predicted log T of the optimum at a batch size, and the standard deviation of a run."""
@@ -313,7 +340,8 @@ class ArmSearch:
         offset = angle * reach @ vectors.T
         longest = np.maximum(np.abs(offset) / half, 1.0).max(axis=1, keepdims=True)
         offset = offset / longest
-        return np.asarray(np.clip(np.concatenate([centre + offset, centre - offset]), box.low, box.high))
+        points = np.clip(np.concatenate([centre + offset, centre - offset]), box.low, box.high)
+        return np.asarray(points) if self._survival is None else self._survival.moved(points, centre, k)
 
 
 def _ball(u: Floats) -> Floats:

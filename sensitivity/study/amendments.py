@@ -22,7 +22,7 @@ from sensitivity.study.primary import Question
 from sensitivity.study.section import Count, Seed
 from sensitivity.study.seed_ranges import MOST_SERIES, SeedPurpose
 
-PROCEDURE_VERSION = 2
+PROCEDURE_VERSION = 3
 """Incremented whenever the same observations would lead to different steps. A settlement that began under another
 version must be replayed by that version or started again in a new series."""
 

@@ -13,6 +13,7 @@ from sensitivity.settling.judge_scaling import Judged, levels, look
 from sensitivity.settling.judge_sensitivity import Draws, draw, futility
 from sensitivity.settling.observing import observe
 from sensitivity.settling.response import Response, Terms, fit, walled
+from sensitivity.settling.search import _Survival
 from sensitivity.settling.sentences import answer_sentence
 from sensitivity.study.amendments import Claim, Declaration, Observation
 from sensitivity.study.designs import configurations
@@ -116,6 +117,10 @@ def test_coordinates_go_to_values_and_back():
     np.testing.assert_allclose(grown.high, [0.5, 1.0])
 
 
+def everywhere(points, place):
+    return np.ones(len(points), dtype=bool)
+
+
 @pytest.mark.parametrize(("skew", "off"), [(0.0, 0.02), (1.5, 0.1)])
 def test_a_surface_finds_the_optimum_of_each_batch_size(skew, off):
     """log T of known bowls, parabolic and skewed, with noise of .02."""
@@ -126,13 +131,13 @@ def test_a_surface_finds_the_optimum_of_each_batch_size(skew, off):
     z = x - centre[b]
     bowl = z**2 / 2 if skew == 0 else (np.exp(skew * z) - skew * z - 1) / skew**2
     y = bowl.sum(axis=1) + b + 0.02 * rng.standard_normal(180)
-    found = fit(x, b, y, np.zeros(180, dtype=bool), 3, 2.0, np.array([[-2.0, -2.0], [2.0, 2.0]]))
+    found = fit(x, b, y, np.zeros(180, dtype=bool), 3, 2.0, np.array([[-2.0, -2.0], [2.0, 2.0]]), everywhere)
     assert bool(found.third.any()) == (skew > 0)
     assert found.terms.shared or skew > 0
     ends = np.full(2, -2.0), np.full(2, 2.0)
-    optimum = found.optimum(*ends)
+    optimum = found.optimum(*ends, everywhere)
     np.testing.assert_allclose(optimum, centre, atol=off)
-    assert found.regret(optimum, *ends).max() < 0.001
+    assert found.regret(optimum, *ends, everywhere).max() < 0.001
     np.testing.assert_allclose(found.predict(optimum, np.arange(3)), [0, 1, 2], atol=0.05)
 
 
@@ -153,7 +158,30 @@ def test_regret_is_not_negative_with_cubic_terms():
     at = np.array([[0.4, 0.0]])
     assert np.linalg.eigvalsh(surface.curvature + np.diag(third * 0.4)).min() < 0
     np.testing.assert_allclose(surface.curvature_at(at), surface.curvature)
-    assert surface.regret(at, *surface.reach).min() > 0
+    assert surface.regret(at, *surface.reach, everywhere).min() > 0
+
+
+def test_a_falling_ridge_ends_where_runs_no_longer_survive():
+    """log T falls along x + y, bowl-shaped across it, to a wall at x + y = 0 beyond which every run diverges."""
+    rng = np.random.default_rng(0)
+    box = np.array([[-2.0, -2.0], [2.0, 2.0]])
+    x = rng.uniform(*box, (120, 2))
+    lost = x.sum(axis=1) > 0
+    y = -0.5 * x.sum(axis=1) + (x[:, 0] - x[:, 1]) ** 2 + 0.05 * rng.standard_normal(120)
+    b = np.zeros(120, dtype=int)
+    survival = _Survival(x, b, lost, box[1] - box[0])
+    alive = ~lost
+    arguments = (x[alive], b[alive], y[alive], lost[alive], 1, 2.0, box)
+    found, blind = fit(*arguments, survival), fit(*arguments, everywhere)
+    assert not found.definite.any()
+    (lowest,) = found.optimum(*box, survival)
+    assert lowest.sum() == pytest.approx(0.0, abs=0.5)
+    assert lowest[0] == pytest.approx(lowest[1], abs=0.5)
+    assert found.regret(lowest[None], *box, survival).max() < 0.1
+    assert not survival(blind.optimum(*box, everywhere), 0)[0], "the surface itself does not end there"
+    moved = survival.moved(np.array([[1.0, 1.0], [-1.0, 0.0]]), lowest, 0)
+    assert moved[0].sum() < 0.5
+    np.testing.assert_array_equal(moved[1], [-1.0, 0.0])
 
 
 def test_batch_sizes_may_bend_differently():
@@ -164,11 +192,11 @@ def test_batch_sizes_may_bend_differently():
     unstable = (b == 1) & (x[:, 0] > 0.9)
     y = truth + 0.02 * rng.standard_normal(80) + 4.0 * unstable
     box = np.array([[-2.0], [2.0]])
-    found = fit(x, b, y, unstable, 2, 1.5, box)
+    found = fit(x, b, y, unstable, 2, 1.5, box, everywhere)
     assert not found.terms.shared
     assert found.noise < 0.05, "the runs beyond the edge are left out"
     assert walled(found.predict(x, b), y).tolist() == unstable.tolist()
-    np.testing.assert_allclose(found.optimum(*box), [[0.0], [2 / 3]], atol=0.05)
+    np.testing.assert_allclose(found.optimum(*box, everywhere), [[0.0], [2 / 3]], atol=0.05)
     gradient = found.terms.gradient(np.array([0.3]), 1)
     step = 1e-6 * np.ones((1, 1))
     columns = [found.terms.columns(np.array([[0.3]]) + way * step, np.array([1])) for way in (-1, 1)]
@@ -333,25 +361,25 @@ def test_a_flat_ridge_has_a_fastest_setting(noise):
     truth = 4 + 2.0 * (x[:, 0] - x[:, 1]) ** 2
     y = truth + noise * random.standard_normal(90)
     box = np.array([[-1.0, -1.0], [1.0, 1.0]])
-    found = fit(x, b, y, np.zeros(90, dtype=bool), 3, 1.2, box)
+    found = fit(x, b, y, np.zeros(90, dtype=bool), 3, 1.2, box, everywhere)
     assert not found.definite.any()
-    lowest = found.optimum(*box)
+    lowest = found.optimum(*box, everywhere)
     assert np.abs(lowest[:, 0] - lowest[:, 1]).max() <= 0.25
     regret = 2.0 * (lowest[:, 0] - lowest[:, 1]) ** 2
-    assert (found.regret(lowest, *box) >= 0).all()
-    assert found.regret(lowest, *box).max() < 0.1
+    assert (found.regret(lowest, *box, everywhere) >= 0).all()
+    assert found.regret(lowest, *box, everywhere).max() < 0.1
     assert regret.max() < 0.1
     far = np.tile([0.8, -0.8], (3, 1))
-    assert found.regret(far, *box) == pytest.approx(2 * 1.6**2, rel=0.2)
+    assert found.regret(far, *box, everywhere) == pytest.approx(2 * 1.6**2, rel=0.2)
 
 
 def test_a_surface_without_a_minimum_is_not_believed_beyond_its_points():
     """log T falls along a line; nothing is known of where no run was."""
     x = np.random.default_rng(0).uniform(-0.5, 0.5, (40, 1))
     y = 4 - x[:, 0] + 0.02 * np.random.default_rng(1).standard_normal(40)
-    found = fit(x, np.arange(40) % 2, y, np.zeros(40, dtype=bool), 2, 1.2, np.array([[-3.0], [3.0]]))
+    found = fit(x, np.arange(40) % 2, y, np.zeros(40, dtype=bool), 2, 1.2, np.array([[-3.0], [3.0]]), everywhere)
     assert not found.definite.any()
-    assert found.optimum(np.array([-3.0]), np.array([3.0])) == pytest.approx(np.full((2, 1), x.max()))
+    assert found.optimum(np.array([-3.0]), np.array([3.0]), everywhere) == pytest.approx(np.full((2, 1), x.max()))
 
 
 def test_draws_that_never_work_are_in_vain_but_not_at_once():
