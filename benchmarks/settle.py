@@ -61,6 +61,7 @@ _OFF = {"a": Arm(bend=0.6, optimum=1.8), "b": Arm(bend=1.5, optimum=-2.8)}
 _UNLIKE = {"a": Arm(bend=0.6, dimensions=1), "b": Arm(bend=0.8, dimensions=3)}
 _BENT = {"a": Arm(bend=0.6, bent=0.5), "b": Arm(bend=1.5, bent=-0.5)}
 _SAME = Arm(bend=0.6)
+_WALLED = {"a": Arm(bend=1.0, ridge=30.0, cliff=0.2), "b": Arm(bend=1.5, ridge=30.0, cliff=0.2)}
 EIGHT = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 WORLDS = (
@@ -73,6 +74,7 @@ WORLDS = (
     World(name="noise .1, at the margin (1.25), ridge", arms=_pair(1.25, Arm(bend=1.0, ridge=10.0))),
     World(name="noise .1, ratio 1, flat ridge", arms=_pair(1, Arm(bend=1.0, ridge=1e6))),
     World(name="noise .1, ratio 1.5, flat ridge", arms=_pair(1.5, Arm(bend=1.0, ridge=1e6))),
+    World(name="noise .25, ratio 2, ridges that end at a cliff", arms=_pair(2, **_WALLED), noise=0.25),
     World(name="noise .05, ratio 1", arms=_pair(1), noise=0.05),
     World(name="noise .05, ratio 1.5", arms=_pair(1.5), noise=0.05),
     World(name="noise .2, ratio 1", arms=_pair(1), noise=0.2),
