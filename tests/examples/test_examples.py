@@ -11,7 +11,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import torch
 from typer.main import get_command
 
 from sensitivity.cli.main import app
@@ -23,15 +22,6 @@ from sensitivity.training.loop import train_pack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCHEMAS = EXAMPLES.parent / "docs/json"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small gain nothing from threads, which wait for each other by spinning."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ loops.
 Joint parameters of a layer are [output, input and bias], flattened row by row, so that a block is kron(G, A).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,12 +15,8 @@ from sensitivity.kfac import Capture
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def captures_of(model: nn.Module, compute: Callable[[], Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Capture]]]:

@@ -10,14 +10,6 @@ from sensitivity.study.trials import Pack, expand
 from sensitivity.training.problems import Problem, load_problem
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def digits64() -> Problem:
     """The perceptron on digits in float64, in which packs and single runs agree up to rounding."""
