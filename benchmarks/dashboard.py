@@ -185,12 +185,13 @@ def click_cell(tab: Page, column: int) -> float:
         }""",
         column,
     )
+    curves = "document.querySelector('[id*=curves-a] .js-plotly-plot')"
+    before = tab.evaluate(f"JSON.stringify({curves}?.data)")
     began = time.perf_counter()
     tab.mouse.click(x, y)
     tab.wait_for_url(f"**cell={name}**")
-    drawn = "name => document.querySelector('[id*=curves-a] .js-plotly-plot')?.layout?.meta === name"
-    while not tab.evaluate(drawn, name):
-        tab.wait_for_timeout(5)
+    drawn = f"{curves}?.querySelector('.scatterlayer .trace') && JSON.stringify({curves}.data) !== before"
+    tab.wait_for_function(f"before => {drawn}", arg=before, polling="raf", timeout=120_000)
     return time.perf_counter() - began
 
 
