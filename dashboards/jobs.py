@@ -181,24 +181,34 @@ class Started:
 
     def outputs(self) -> list[tuple[str, str, str]]:
         """Return the study, the state and the end of the output of each command."""
-        found = []
-        for name, (process, log) in self._running.items():
-            code = process.poll()
-            state = "running" if code is None else "done" if code == 0 else f"ended with exit code {code}"
-            text = b""
-            with contextlib.suppress(OSError), log.open("rb") as stream:
-                stream.seek(max(log.stat().st_size - _MAX_LOG_BYTES, 0))
-                text = stream.read()
-            found.append((name, state, text.decode(errors="replace")[-_TAIL:]))
-        return found
+        return [(name, _state(process), _end_of(log)) for name, (process, log) in self._running.items()]
 
-    def failures(self) -> dict[str, str]:
-        """Return, for each study whose last command has failed, a sentence with the end of its output."""
-        return {
-            name: f"The last command for {name} {state}: {text[max(text.rfind('error: '), 0) :].strip() or 'no output'}"
-            for name, state, text in self.outputs()
-            if state.startswith("ended")
-        }
+    def failed(self) -> list[str]:
+        """Return the studies whose last command has failed."""
+        return [name for name, (process, _) in self._running.items() if process.poll()]
+
+    def failure(self, name: str) -> str:
+        """Return a sentence with the end of the output of a study's last command if it has failed, otherwise ""."""
+        if name not in self.failed():
+            return ""
+        process, log = self._running[name]
+        text = _end_of(log)
+        said = text[max(text.rfind("error: "), 0) :].strip() or "no output"
+        return f"The last command for {name} {_state(process)}: {said}"
+
+
+def _state(process: subprocess.Popen[bytes]) -> str:
+    code = process.poll()
+    return "running" if code is None else "done" if code == 0 else f"ended with exit code {code}"
+
+
+def _end_of(log: Path) -> str:
+    """Return the end of a command's output; empty if it can't be read."""
+    text = b""
+    with contextlib.suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(log.stat().st_size - _MAX_LOG_BYTES, 0))
+        text = stream.read()
+    return text.decode(errors="replace")[-_TAIL:]
 
 
 def writer_of(directory: Place) -> Holder | None:

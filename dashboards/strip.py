@@ -56,7 +56,7 @@ def _shown(app: Dash, site: Site) -> None:
             return None, ""
         now = datetime.datetime.now(tz=datetime.UTC)
         texts = status_texts(entry, holder, now, settling=holder is not None and not own)
-        failed = "" if holder is not None else site.started.failures().get(study, "")
+        failed = "" if holder is not None else site.started.failure(study)
         key = f"{study} {texts} {holder} {failed}"
         if key == before:
             raise PreventUpdate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Before any import of torch, and for all commands: networks this small gain nothing from threads, which wait for each
+# other by spinning.
 os.environ["OMP_NUM_THREADS"] = "1"
-"""Before any import of torch, and for all commands: networks this small gain nothing from threads, which wait for each
-other by spinning."""
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [

@@ -55,7 +55,7 @@ def _version(site: Site) -> str:
             parts.append(f"{name} {version} {holder.token if holder else ''}")
         except UserError as error:
             parts.append(f"{name} {error}")
-    parts.append(repr(site.started.failures()))
+    parts += site.started.failed()
     if site.cluster is not None:
         parts += [repr(sorted(site.cluster.jobs().items())), site.cluster.fault]
     return "\n".join(parts)
@@ -72,8 +72,8 @@ def register(app: Dash, site: Site) -> None:
     def show(version: str | None, pathname: str) -> Any:
         if parse(site.inner(pathname), "").page != "studies":
             raise PreventUpdate
-        names, failures = list(site.catalog.places()), site.started.failures()
-        failed = [error_note(text) for name, text in failures.items() if name not in names]
+        names = list(site.catalog.places())
+        failed = [error_note(site.started.failure(name)) for name in site.started.failed() if name not in names]
         if not names:
             return failed or html.P(
                 [
@@ -136,7 +136,7 @@ def _card(site: Site, name: str, now: datetime.datetime) -> Component:
         logger.exception("the study %s can't be summarised", name)
         text = "This study can't be summarised, because of a bug in this program; the log has the traceback."
         return html.Article([html.H2(study_title(name)), error_note(text)], className="card")
-    failed = "" if holder is not None else site.started.failures().get(name, "")
+    failed = "" if holder is not None else site.started.failure(name)
     return html.Article(
         [
             html.Div(

@@ -57,27 +57,6 @@ def round_size(dimensions: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Analysis of the runs of an arm so far."""
-
-    response: Response | None
-    """Fitted surface; None if too few runs reached the target."""
-    optimum: Floats
-    """[batches, dimensions]"""
-    regret: Floats
-    """Expected regret [batches]; infinite without a response, or if no run has reached the target."""
-    hits: Floats
-    """Distance of an optimum beyond a side that it is beyond or close to, otherwise -inf: [batches, 2, dimensions]."""
-    beyond: bool
-    """Whether some optimum is at or beyond an extension limit."""
-
-    @property
-    def extend(self) -> bool:
-        """Whether some side must be extended."""
-        return bool(np.isfinite(self.hits).any())
-
-
-@dataclass(frozen=True, eq=False)
 class _Survival:
     """Whether runs survive at a point: at most half of the nearest runs at the batch size are lost."""
 
@@ -109,6 +88,29 @@ class _Survival:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Analysis of the runs of an arm so far."""
+
+    response: Response | None
+    """Fitted surface; None if too few runs reached the target."""
+    optimum: Floats
+    """[batches, dimensions]"""
+    regret: Floats
+    """Expected regret [batches]; infinite without a response, or if no run has reached the target."""
+    hits: Floats
+    """Distance of an optimum beyond a side that it is beyond or close to, otherwise -inf: [batches, 2, dimensions]."""
+    beyond: bool
+    """Whether some optimum is at or beyond an extension limit."""
+    survival: _Survival
+    """Where runs survive; with a response, runs beyond a wall count as lost."""
+
+    @property
+    def extend(self) -> bool:
+        """Whether some side must be extended."""
+        return bool(np.isfinite(self.hits).any())
+
+
 class ArmSearch:
     """The search of one arm."""
 
@@ -125,7 +127,6 @@ class ArmSearch:
         self._lost: list[bool] = []
         self._configurations: list[Hyperparameters] = []
         self.found: Found | None = None
-        self._survival: _Survival | None = None
 
     @property
     def trivial(self) -> bool:
@@ -167,15 +168,15 @@ class ArmSearch:
         lower, lost = np.array(self._lower)[same], np.array(self._lost)[same]
         box, d = self.box, self.box.dimensions
         alive = ~lost
-        survival = self._survival = _Survival(x, b, lost, box.width)
+        survival = _Survival(x, b, lost, box.width)
         ends_of_box = np.array([box.low, box.high])
         response = fit(x[alive], b[alive], y[alive], lower[alive], self.batches, self._within(), ends_of_box, survival)
         none = np.full((self.batches, 2, d), -np.inf)
         if response is None:
             nothing = np.tile((box.low + box.high) / 2, (self.batches, 1))
-            self.found = Found(None, nothing, np.full(self.batches, np.inf), none, False)
+            self.found = Found(None, nothing, np.full(self.batches, np.inf), none, False, survival)
             return self.found
-        survival = self._survival = replace(survival, lost=lost | walled(response.predict(x, b), y))
+        survival = replace(survival, lost=lost | walled(response.predict(x, b), y))
         # A surface with a minimum may have its optimum beyond the box, but not beyond a closed limit.
         least, most = np.where(box.closed[0], box.least, -np.inf), np.full(d, np.inf)
         definite = response.definite
@@ -195,7 +196,7 @@ class ArmSearch:
         inside = np.clip(optimum, box.low, box.high)
         regret = response.regret(inside, box.low, box.high, survival)
         reached = np.array([(~lower & alive & (b == k)).any() for k in range(self.batches)])
-        self.found = Found(response, inside, np.where(reached, regret, np.inf), hits, beyond)
+        self.found = Found(response, inside, np.where(reached, regret, np.inf), hits, beyond, survival)
         return self.found
 
     def _lowest(self, response: Response, survival: _Survival) -> Floats:
@@ -341,7 +342,7 @@ class ArmSearch:
         longest = np.maximum(np.abs(offset) / half, 1.0).max(axis=1, keepdims=True)
         offset = offset / longest
         points = np.clip(np.concatenate([centre + offset, centre - offset]), box.low, box.high)
-        return np.asarray(points) if self._survival is None else self._survival.moved(points, centre, k)
+        return self.found.survival.moved(points, centre, k)
 
 
 def _ball(u: Floats) -> Floats:

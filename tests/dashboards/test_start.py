@@ -270,15 +270,15 @@ def test_a_command_that_fails_is_reported_where_its_study_is(make, tmp_path, beg
         make.write_study(tmp_path / "half", spec, lambda trial: None)
     site = Site(catalog=Catalog(place(str(tmp_path))), prefix="/", may_run=True)
     before = _version(site)
-    assert site.started.failures() == {}
+    assert site.started.failure("half") == ""
     site.started.start(site.catalog.root, tmp_path / "gone.toml", spec)
     site.started._running["half"][0].wait()
     said = f"The last command for half ended with exit code 2: error: no study file '{tmp_path}/gone.toml'"
-    assert site.started.failures()["half"].startswith(said)
+    assert site.started.failure("half").startswith(said)
     assert _version(site) != before
     assert not begun or said in str(_card(site, "half", datetime.now(UTC)))
     (tmp_path / "gone.log").unlink()
-    assert site.started.failures()["half"].endswith("no output")
+    assert site.started.failure("half").endswith("no output")
 
 
 def _targets_of(problem, **targets):

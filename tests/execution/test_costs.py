@@ -10,6 +10,7 @@ from sensitivity.execution.costs import measure, pack_sizes, price
 from sensitivity.execution.prepare import Plan, prepare, with_recorded, with_search_seconds
 from sensitivity.execution.pricing import _token_words
 from sensitivity.execution.progress import Progress, Share, part_of
+from sensitivity.execution.study_run import StudyRun
 from sensitivity.study.errors import UserError
 from sensitivity.study.load import parse_study
 from sensitivity.study.results import PackResult, RunResult, Status
@@ -154,6 +155,20 @@ def test_progress_counts_what_a_search_has_taken_of_its_hours():
     finish(search, 100.0)
     assert progress.fraction == 1.0
     assert progress.done == 9
+
+
+def test_a_run_weighs_its_measured_time():
+    """A group that was not measured weighs its FLOPs at the rate of those that were."""
+    arm = {"kind": "sgd", "lr": [0.1]}
+    raw = {"name": "s", "batch_sizes": [16, 64], "seeds": 1, "budget": {"steps": 5}, "optimizers": {"a": arm, "b": arm}}
+    spec = parse_study(raw, source="test")
+    run = SimpleNamespace(plan=SimpleNamespace(spec=spec, problem=load_problem(spec.required_problem)))
+    costs = {("a", 16): SimpleNamespace(seconds=2.0), ("b", 16): SimpleNamespace(seconds=6.0)}
+    weigh = StudyRun._weigher(run, costs)
+    assert [weigh(("a", 16)), weigh(("b", 16))] == [2.0, 6.0]
+    assert weigh(("a", 64)) == pytest.approx(4 * 4.0), "four times the FLOPs, at the mean rate"
+    flops = StudyRun._weigher(run, {})
+    assert flops(("a", 64)) == 4 * flops(("b", 16))
 
 
 def test_the_time_left_begins_at_the_price_and_follows_the_pace(monkeypatch):

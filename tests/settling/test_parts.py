@@ -179,6 +179,7 @@ def test_a_falling_ridge_ends_where_runs_no_longer_survive():
     assert lowest[0] == pytest.approx(lowest[1], abs=0.5)
     assert found.regret(lowest[None], *box, survival).max() < 0.1
     assert not survival(blind.optimum(*box, everywhere), 0)[0], "the surface itself does not end there"
+    assert blind.regret(lowest[None], *box, everywhere).max() > 0.1
     moved = survival.moved(np.array([[1.0, 1.0], [-1.0, 0.0]]), lowest, 0)
     assert moved[0].sum() < 0.5
     np.testing.assert_array_equal(moved[1], [-1.0, 0.0])
