@@ -275,8 +275,8 @@ def _names(values: list[str]) -> tuple[str, ...]:
 
 
 def _edit(text: str) -> Edit | None:
-    path, _, value = text.partition("=")
-    return (tuple(path.split("/")), value) if _FIELD.fullmatch(path) and _TOML.fullmatch(value) else None
+    path, given, value = text.partition("=")
+    return (tuple(path.split("/")), value) if given and _FIELD.fullmatch(path) and _TOML.fullmatch(value) else None
 
 
 def _id(text: str | None) -> str | None:

@@ -43,7 +43,9 @@ def start_page(site: Site) -> TopPage:
         if asked not in known:
             changed += [html.P(f"There is no study {address.others[0]!r} here.", className="notice")]
             asked = _FIRST
-        elif address.others and address.edits:
+        elif address.edits and not address.others:
+            changed.append(html.P("The link has changes, but no study=NAME that they apply to.", className="notice"))
+        elif address.edits:
             changed += [html.P(_changes(site, address), className="notice")]
         return [
             html.H1("Start a study"),

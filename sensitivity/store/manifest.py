@@ -64,7 +64,7 @@ def read_manifest(directory: Place) -> Manifest:
     if not directory.exists(MANIFEST):
         wanted = "Use a study directory"
         if directory.uri.endswith(".toml"):
-            wanted = "This is a study file. Use the directory of its results, such as studies/NAME"
+            wanted = "A study file has no results. Use the directory of its results, such as studies/NAME"
         raise StorageError(
             f"{directory.uri}: no study here (no {MANIFEST})\n"
             f"  {wanted}; `sensitivity list ROOT` shows those below a folder"

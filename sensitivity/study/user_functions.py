@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import NamespaceLoader
 from typing import Any
 
 from sensitivity.study.errors import UserError
@@ -27,6 +28,8 @@ def import_function(path: str, field: str) -> Callable[..., Any]:
     module_name, _, name = path.partition(":")
     with users_code(f"{field}: {path}: importing it"), _missing_modules_named(module_name, f"{field}: {path}"):
         module = importlib.import_module(module_name)
+        if isinstance(module.__loader__, NamespaceLoader):  # a folder without code, such as one of results
+            raise ModuleNotFoundError(f"No module named {module_name!r}", name=module_name)
         found = getattr(module, name, None)
         known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
     if found is None:

@@ -57,6 +57,8 @@ def users_code(what: str) -> Iterator[None]:
         except MemoryError as error:
             raise UserError(f"{what}: MemoryError: it needs more memory than is available{_where(error)}") from None
         except BaseException as error:  # some libraries derive their exceptions from BaseException
+            if isinstance(error.__cause__, StopIteration):  # in a generator of this package, Python replaces it
+                error = error.__cause__
             raise UserError(f"{what}: {_in_worker(error) or described(error) + _where(error)}") from None
 
 

@@ -137,7 +137,10 @@ def test_output_in_a_study_directory_leaves_the_study_unchanged(command, half_do
         (["run", "{file}", "--storage", "{file}"], ["can't be written", "--storage"]),
         (["run", "{file}", "--storage", "nosuch://x/y"], ["nosuch", "s3://"]),
         (["report", "s3//typo"], ["no study here"]),
-        (["verdict", "{tmp}/own.toml"], ["no study here", "This is a study file. Use the directory of its results"]),
+        (
+            ["verdict", "{tmp}/own.toml"],
+            ["no study here", "A study file has no results. Use the directory"],
+        ),
     ],
 )
 def test_user_mistakes_give_a_message_and_exit_code_2(command, half_done, study_file, tmp_path, arguments, said):

@@ -87,6 +87,7 @@ def test_invalid_values_are_dropped(search):
         ("?batch=x", "There is no batch size x."),
         ("?box=kfac:lr:2:1", "There is no range kfac:lr:2:1."),
         ("?set=budget steps", "There is no change budget steps."),
+        ("?set=budget", "There is no change budget."),
     ],
 )
 def test_invalid_values_are_reported(search, said, make):

@@ -107,6 +107,11 @@ class Broken(ByIndex):
         return {0: (torch.ones(2), 0), 1: (torch.ones(2), 1)}[k]
 
 
+class Stopping(Broken):
+    def __getitem__(self, k):
+        raise StopIteration("no more")
+
+
 class Sized(IterableDataset):
     def __iter__(self):
         yield torch.ones(2), 0
@@ -117,6 +122,8 @@ class Sized(IterableDataset):
     ("part", "said"),
     [
         (Broken(), "w: KeyError: 2"),
+        (Stopping(), r"^w: StopIteration: no more\n  at .*test_large_data.py:\d+$"),
+        ([], "it contains no examples"),
         (Sized(), r"w: example 1 is float32 \[3\], and the first one float32 \[2\]; they must be equal"),
         (iter(()), "it contains no examples; was a generator exhausted before?"),
         (iter([{"x": 1}]), r"w: example 0 is a dict; each must be a pair \(input, target\)"),

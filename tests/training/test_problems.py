@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.problem import ProblemSpec
+from sensitivity.study.user_functions import import_function
 from sensitivity.training.checks import check_study
 from sensitivity.training.order import PackOrder, batches, gather
 from sensitivity.training.problems import load_problem
@@ -135,6 +136,14 @@ def test_a_model_that_fails_is_reported_before_anything_runs(module, make_study)
     spec = make_study(problem={"model": f"{name}:model"})
     with pytest.raises(StudyFileError, match=r"problem\.model.*RuntimeError"):
         check_study(spec, load_problem(spec.problem), source="x.toml")
+
+
+def test_a_folder_without_code_is_no_module(tmp_path, monkeypatch):
+    """Results of a study that has the name of its module lie beside it."""
+    (tmp_path / "users_results").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="No module named 'users_results'"):
+        import_function("users_results:data", "problem.dataset")
 
 
 def test_what_is_no_module_is_refused(module, make_study):

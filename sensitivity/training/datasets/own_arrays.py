@@ -27,8 +27,8 @@ def parts_of(returned: Any, where: str) -> tuple[Any, ...]:
         UserError: `returned` is neither four parts nor two streams, or streams can't be stored.
     """
     wanted = (
-        f"it must return {', '.join(PARTS)}, in this order; or two, train and test, each a Dataset, a DataLoader, a "
-        "list or a generator of pairs (input, target)"
+        f"it must return {', '.join(PARTS)}, in this order; or two, train and test, each a Dataset, a DataLoader, "
+        "or a generator or list of tuples (input, target)"
     )
     if not isinstance(returned, (tuple, list)):
         got = f"{kind_of(returned)}{'' if returned is not None else '; does it have a return statement?'}"

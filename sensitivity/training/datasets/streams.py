@@ -42,7 +42,7 @@ _NO_STREAMS = (tuple, dict, str, bytes, np.ndarray, Tensor)
 def is_stream(part: Any) -> bool:
     """Whether an object is a stream of examples: a data set by index, an iterable, or a list of tuples of two."""
     if isinstance(part, list):
-        return bool(part) and all(isinstance(each, tuple) and len(each) == len(_NAMES) for each in part)
+        return all(isinstance(each, tuple) and len(each) == len(_NAMES) for each in part)
     by_index = hasattr(part, "__getitem__") and hasattr(part, "__len__")
     return not isinstance(part, (*_NO_STREAMS, type)) and (by_index or hasattr(part, "__iter__"))
 
