@@ -45,9 +45,7 @@ def _shown(app: Dash, site: Site) -> None:
     def show(_: int | None, version: str | None, pathname: str, before: str | None) -> tuple[Any, str]:
         study = parse(site.inner(pathname), "").study
         if study is None or version is None:
-            failed = (
-                "" if study is None else site.started.failure(study)
-            )  # perhaps before it had a directory
+            failed = "" if study is None else site.started.failure(study)  # perhaps before it had a directory
             if failed == (before or ""):
                 raise PreventUpdate
             return [error_note(failed)] if failed else None, failed
