@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sensitivity.kfac.attention import View, run
 from sensitivity.kfac.diagonal import Norm
-from sensitivity.kfac.hooks import AttentionHook, CallHandler, Hook, Names, PassCounter, ProductHook
+from sensitivity.kfac.hooks import AttentionHook, CallHandler, Hook, Names, PassCounter, ProductHook, outside_graphs
 
 
 class HookSet:
@@ -39,16 +37,16 @@ class HookSet:
         on_call: CallHandler,
         on_norm_call: Callable[[Norm, Names, Tensor, Tensor, View | None], None],
     ) -> None:
-        # A compiled model breaks its graph here, instead of compiling this code again for every layer.
-        uncompiled: Callable[[Any], Any] = torch.compiler.disable
-        handle, handle_norm = uncompiled(on_call), uncompiled(on_norm_call)
+        handle, handle_norm = outside_graphs(on_call), outside_graphs(on_norm_call)
         self.passes = PassCounter(model)
         self._hooks: list[Hook | AttentionHook | PassCounter | ProductHook] = [self.passes]
         tables = {name: modules[name][0] for name in modules if name in embeddings}
         if tables and not any(isinstance(module, nn.Linear) for name in tables for module in modules[name]):
             self._hooks.append(ProductHook(model, tables, handle))
         self._hooks += [Hook(name, module, handle) for name, held in modules.items() for module in held]
-        self._hooks += [AttentionHook(names, module, handle, uncompiled(run)) for module, names in attentions.items()]
+        self._hooks += [
+            AttentionHook(names, module, handle, outside_graphs(run)) for module, names in attentions.items()
+        ]
         self._hooks += [Hook(norm.name, module, partial(handle_norm, norm)) for norm, module in norms.items()]
         self._handles: dict[int, list[RemovableHandle]] = {}
 

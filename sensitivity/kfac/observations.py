@@ -6,7 +6,6 @@ accumulates gradients goes through its outputs. If no gradient is left when the 
 ones belong to batches that were skipped.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,8 +31,8 @@ class Call(NamedTuple):
     view: View | None = None
     norm: Norm | None = None
 
-    def parts(self, grad: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the part of each covered layer of the gradient of the outputs."""
+    def parts(self, grad: Tensor) -> list[tuple[str, Tensor]]:
+        """Return the part of each covered layer of the gradient of the outputs."""
         return parts_of(self.names, grad, self.view)
 
 

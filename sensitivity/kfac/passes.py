@@ -158,7 +158,7 @@ class PassLedger:
             track.accumulated, track.entries = 0, None
         if name in self._compared:
             grad = track.weight.grad
-            track.before = None if grad is None else self._probed(track, grad)
+            track.before = None if grad is None else _probed(track, grad)[0]
             track.explained = track.magnitude = None
         return cleared
 
@@ -243,41 +243,47 @@ class PassLedger:
             track.entries = _entries(grad).clone()
         if name in self._compared and not grad.is_sparse:
             if track.explained is not None and track.magnitude is not None:
-                found = self._probed(track, grad)
+                found, decay = _probed(track, grad, weight.detach())
                 found = found if track.before is None else found - track.before
                 floor = 16 * torch.finfo(track.dtype).eps * track.magnitude
-                decay = self._probed(track, weight.detach())
                 self._differences.append(
                     _Difference(name, track.accumulated, found, track.explained, floor, decay, track.dtype)
                 )
             track.explained = track.magnitude = None
 
-    def _probed(self, track: _Track, matrix: Tensor) -> Tensor:
-        assert track.layer is not None
-        with torch.no_grad(), full_precision(matrix.device):
+
+def _probed(track: _Track, *matrices: Tensor) -> list[Tensor]:
+    """Multiply the layer's part of its weight, or of the weight's gradient, by the probe."""
+    assert track.layer is not None
+    part, parts = track.layer.part
+    products = []
+    with torch.no_grad(), full_precision(matrices[0].device):
+        for matrix in matrices:
             values = matrix.to(accumulation_dtype(matrix.dtype))
-            part, parts = track.layer.part
-            values = values.mT if track.layer.kind == "embedding" else values.flatten(1).chunk(parts)[part]
-            return values @ _probe(values.shape[1]).to(values)
+            values = values.mT if track.layer.kind == "embedding" else values.flatten(1)
+            values = values.chunk(parts)[part] if parts > 1 else values
+            products.append(values @ _probe(values.shape[1], values.dtype, values.device))
+    return products
 
 
 def _product(layer: Layer, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of g (aᵀ v) over the rows of a call, and the scale of its rounding error."""
     if layer.kind == "embedding" and inputs.is_floating_point():
-        probe = _probe(layer.input_dim).to(grads)
+        probe = _probe(layer.input_dim, grads.dtype, grads.device)
         through, rows = (grads @ probe).flatten(), inputs.reshape(-1, inputs.shape[-1]).to(grads.dtype)
     elif layer.kind == "embedding":
-        through, rows = _probe(layer.input_dim).to(grads)[inputs].flatten(), grads.flatten(0, -2)
+        probe = _probe(layer.input_dim, grads.dtype, grads.device)
+        through, rows = probe[inputs].flatten(), grads.flatten(0, -2)
     elif layer.kind == "linear":
-        through = (inputs.to(grads.dtype) @ _probe(inputs.shape[-1]).to(grads)).flatten()
+        through = (inputs.to(grads.dtype) @ _probe(inputs.shape[-1], grads.dtype, grads.device)).flatten()
         rows = grads.reshape(-1, grads.shape[-1])
     else:
         assert layer.geometry is not None
-        probe = _probe(math.prod(layer.weight_shape[1:])).to(grads).view(1, *layer.weight_shape[1:])
+        probe = _probe(math.prod(layer.weight_shape[1:]), grads.dtype, grads.device)
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(layer.weight_shape) - 3]
         maps = convolve(
             padded_inputs(inputs.to(grads.dtype), layer.geometry),
-            probe.expand(layer.groups, *layer.weight_shape[1:]),
+            probe.view(1, *layer.weight_shape[1:]).expand(layer.groups, *layer.weight_shape[1:]),
             stride=layer.geometry.stride,
             dilation=layer.geometry.dilation,
             groups=layer.groups,
@@ -306,9 +312,9 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _probe(size: int) -> Tensor:
+def _probe(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a fixed random vector, independent of all gradients."""
-    return torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    return torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64).to(device, dtype)
 
 
 def unexplained_message(found: Iterable[tuple[str, int]]) -> str | None:

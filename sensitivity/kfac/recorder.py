@@ -131,6 +131,8 @@ class Recorder:
 
     def record(self, *, on: bool, small: bool) -> None:
         """Register the hooks on the model, or remove them; with `small`, layers with small batches keep theirs."""
+        if on and (self.active, self._keeps_calls) == (on, small):
+            return
         self.active, self._keeps_calls = on, small
         self._ledger.set_hooks(on=on and self._config.fisher == "empirical")
         self._hooks.attach(None if on else self.small if small else ())
@@ -262,7 +264,8 @@ class Recorder:
                 self._places[name].outputs.zero_()
         else:
             normalise(self._places, self._contributions, terms, scale)
-            self._maps.normalise(self._places, self._contributions, terms, scale)
+            if self._maps.places:
+                self._maps.normalise(self._places, self._contributions, terms, scale)
         for batch, captures in self._kept.items():
             weight = examples.get(batch, 0) / sum(examples.values())
             accumulate(
@@ -332,7 +335,7 @@ class Recorder:
         batch = torch._C._current_graph_task_id() if layer_call.outer < 0 else layer_call.outer
         require_unchanged(names, layer_call.inputs, layer_call.version)
         self.terms.add_forward_pass(batch, layer_call.forward)
-        for name, part in parts_of(names, grad.detach(), layer_call.view):
+        for name, part in parts_of(names, grad.detach() if grad.requires_grad else grad, layer_call.view):
             call = Capture(layer_call.inputs, part)
             if self.active:
                 if self._ledger.begins_after_clearing(name):

@@ -34,7 +34,7 @@ class Statistics:
         if buffer is None:
             traces = [bank.diagonal(dim1=-2, dim2=-1).sum((0, -1)) for bank in self.banks.values()]
         else:
-            traces = [buffer[layout.index(buffer.device).entries].sum()]
+            traces = [buffer.index_select(0, layout.index(buffer.device).entries).sum()]
         traces += [diagonal.sum(-1) for diagonal in self.diagonals.values()]
         return finite(torch.stack(traces).sum(0) if len(traces) > 1 else traces[0])
 
