@@ -2,7 +2,8 @@
 
 An analysis of curves uses few of their rows: those of untrained networks, the first that meet a target, the best. Its
 result on these rows is the same as on all. Parts are immutable, so each is read once per selection, and a new version
-of the study only reads the parts that it adds.
+of the study only reads the parts that it adds. Parts may be merged into others at any time (store/merging.py); an
+analysis that has their names then reads the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,8 @@ from sensitivity.store.directory import Place
 from sensitivity.store.ledger import read_ledger, refuse_settling_folder
 from sensitivity.store.lock import live_holder
 from sensitivity.store.manifest import Manifest
-from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs, read_settling_runs
+from sensitivity.store.parts import MergedError
+from sensitivity.store.reader import StudyRuns, part_by_trial, read_evaluations, read_runs, read_settling_runs
 from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS, MetricName
@@ -31,6 +34,8 @@ _ROWS = 1_000_000
 """Rows that are processed at a time: many small parts are combined, and memory stays bounded."""
 _TIMES = ("step", "epoch", "train_seconds", "flops")
 _MOST_CHOICES = 64
+
+T = TypeVar("T")
 
 Choice = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -46,6 +51,10 @@ class Evaluations:
         self.directory = directory
         self._lock = threading.Lock()
         self._kept: dict[object, _Kept] = {}
+        self._merged: set[str] = set()
+        """Names of parts that were merged into others."""
+        self._current = pd.Series(dtype="str")
+        """Part of each run after that, by ``trial_id``."""
 
     def at_start(self, parts: pd.Series[str], metric: MetricName) -> pd.DataFrame:
         """Return the evaluations of untrained networks: trial_id, step, and the metric.
@@ -88,22 +97,48 @@ class Evaluations:
         Raises:
             StorageError: as `at_start`.
         """
-        wanted, columns = parts[parts.index.isin(trial_ids)], [*CURVE_COLUMNS, *metrics]
-        tables = [
-            read_evaluations(self.directory, str(part), columns, list(group.index))
-            for part, group in wanted.groupby(wanted)
-        ]
+        columns = [*CURVE_COLUMNS, *metrics]
+
+        def read(wanted: pd.Series[str]) -> list[pa.Table]:
+            return [
+                read_evaluations(self.directory, str(part), columns, list(group.index))
+                for part, group in wanted.groupby(wanted)
+            ]
+
+        tables = self._read(parts[parts.index.isin(trial_ids)], read)
         if not tables:
             return pd.DataFrame({name: [] for name in columns})
         found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
         return found.assign(trial_id=found["trial_id"].astype("str"))
 
+    def _read(self, parts: pd.Series[str], read: Callable[[pd.Series[str]], T]) -> T:
+        """Return what `read` makes of the parts of runs, with current names instead of those of merged parts."""
+        try:
+            return read(self._renamed(parts))
+        except MergedError:
+            current = part_by_trial(self.directory)
+            with self._lock:
+                self._current = current
+                self._merged |= set(parts.unique()) - set(current.unique())
+            return read(self._renamed(parts))
+
+    def _renamed(self, parts: pd.Series[str]) -> pd.Series[str]:
+        with self._lock:
+            gone = parts.isin(self._merged)
+            return parts.mask(gone, self._current.reindex(parts.index)) if gone.any() else parts
+
     def _chosen(self, parts: pd.Series[str], key: object, columns: tuple[str, ...], choose: Choice) -> pd.DataFrame:
+        return self._read(parts, lambda current: self._selected(current, key, columns, choose))
+
+    def _selected(self, parts: pd.Series[str], key: object, columns: tuple[str, ...], choose: Choice) -> pd.DataFrame:
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())
             while len(self._kept) > _MOST_CHOICES:  # any target may be requested through a URL
                 self._kept.pop(next(iter(self._kept)))
         with kept.lock:
+            if len(kept.parts) > 2 * len(parts.unique()):  # most of them have been merged
+                kept.parts.clear()
+                kept.frames.clear()
             new = [name for name in parts.unique() if name not in kept.parts]
             for names, table in self._batches(new, ["trial_id", *columns]):
                 rows = choose(table)

@@ -74,7 +74,7 @@ def launch(
                 interrupted = True
             if stop.cause:
                 raise _lost(stop.cause, directory)
-        study = work.end()
+        study = work.end(stopped=interrupted)
     runs = study.runs
     statuses = runs["status"].value_counts()
     causes = runs.loc[runs["status"].isin(["failed", "interrupted"]), "message"].value_counts()

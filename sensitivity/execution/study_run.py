@@ -31,8 +31,10 @@ from sensitivity.store.checkpoints import sweep_checkpoints
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
+from sensitivity.store.merging import merge_parts
 from sensitivity.store.reader import StudyStatuses, finished_trials, read_plan, read_statuses, read_study
 from sensitivity.store.writer import write_plan
+from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Group, Pack, Trial, group
@@ -107,8 +109,16 @@ class StudyRun:
         """Whether there is anything to train."""
         return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
 
-    def end(self) -> StudyStatuses:
-        """Return the statuses of the study's runs, and delete checkpoints that will not be resumed."""
+    def end(self, *, stopped: bool) -> StudyStatuses:
+        """Return the statuses of the study's runs, and delete checkpoints that will not be resumed.
+
+        Unless the command was `stopped` and should end at once, small parts are merged.
+        """
+        try:
+            if not stopped:
+                merge_parts(self.directory, require=self._lock.require)
+        except StorageError as error:  # all results are still there
+            logger.warning("parts were not merged: %s", first_line(error))
         study = read_statuses(self.directory)
         waiting = study.runs["status"].isin(UNFINISHED)
         sweep_checkpoints(self.directory, set(study.runs.loc[waiting, "trial_id"]))

@@ -151,14 +151,17 @@ def recorded_packs(directory: Place, manifest: Manifest, parts: Mapping[str, Col
     trials = {trial.id: trial for trial in planned_trials(plan, manifest.spec, manifest.source)}
     found: list[RecordedPack] = []
     for part, table in read_run_tables(directory, list(parts), ("trial_id", *_COLUMNS)).items():
-        rows: dict[str, Any] = {row["trial_id"]: row for row in table.to_pylist()}
-        ids, trained = list(rows), set(parts[part])
-        known = [id_ for id_ in ids if id_ in trials and id_ in trained]
-        whole = known == ids and Pack(tuple(trials[id_] for id_ in ids)).id == rows[ids[0]]["pack_id"]
-        found += [
-            _recorded([trials[id_] for id_ in members], part, rows, manifest, whole=whole)
-            for members in ([known] if whole else [[id_] for id_ in known])
-        ]
+        packs: dict[str, dict[str, Any]] = {}
+        for row in table.to_pylist():
+            packs.setdefault(row["pack_id"], {})[row["trial_id"]] = row
+        trained = set(parts[part])
+        for pack_id, rows in packs.items():
+            known = [id_ for id_ in rows if id_ in trials and id_ in trained]
+            whole = known == [*rows] and Pack(tuple(trials[id_] for id_ in known)).id == pack_id
+            found += [
+                _recorded([trials[id_] for id_ in members], part, rows, manifest, whole=whole)
+                for members in ([known] if whole else [[id_] for id_ in known])
+            ]
     return found
 
 

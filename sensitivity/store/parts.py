@@ -37,6 +37,10 @@ class DamagedError(StorageError):
     """A file is damaged."""
 
 
+class MergedError(StorageError):
+    """A part was merged into another one after its name was read."""
+
+
 def damaged(directory: Place, name: str, reason: str, *, what: str = "damaged Parquet file") -> StorageError:
     """Return the error for a damaged file, with the way to continue without it."""
     folder, _, part = name.rpartition("/")
@@ -184,6 +188,12 @@ def _opened(directory: Place, names: Sequence[str]) -> Iterator[tuple[str, pa.Na
 
 def _present(directory: Place, name: str, source: pa.NativeFile | None) -> pa.NativeFile:
     if source is None:
+        folder, _, part = name.partition("/")
+        if folder == CURVES and not directory.exists(f"{RUNS}/{part}"):
+            raise MergedError(
+                f"{directory.uri}: results were merged into larger files while they were read\n"
+                "  Run the same command again; nothing was changed"
+            )
         raise damaged(directory, name, "it is missing")
     return source
 

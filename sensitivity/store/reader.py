@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +40,8 @@ from sensitivity.study.results import Status
 from sensitivity.study.trials import expand
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PART = "_part"
 _STATUS_COLUMNS = ("trial_id", "status", "finished_at")
@@ -160,7 +164,7 @@ def read_runs(
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = _results(directory, {} if kept is None else kept, _parts(directory, manifest))
+    results = _from_parts(directory, manifest, partial(_results, directory, {} if kept is None else kept))
     plan = _read_plan(directory, manifest, lambda: results)
     for name in manifest.spec.hyperparameters:
         if PARAM_PREFIX + name not in plan.columns:  # written before the study had the hyperparameter
@@ -189,7 +193,9 @@ def read_statuses(directory: Place) -> StudyStatuses:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = _effective(read_run_tables(directory, _parts(directory, manifest), (*_STATUS_COLUMNS, "message")))
+    columns = (*_STATUS_COLUMNS, "message")
+    tables = _from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
+    results = _effective(tables)
     planned = _read_plan(directory, manifest, lambda: results)["trial_id"]
     runs = results.set_index("trial_id")[["status", "message", _PART]].reindex(planned).reset_index()
     missing = {"status": Status.PENDING.value, "message": "", _PART: ""}
@@ -203,7 +209,7 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = _effective(_results_by_status(directory, _parts(directory, manifest)))
+    results = _effective(_from_parts(directory, manifest, partial(_results_by_status, directory)))
     planned = _read_plan(directory, manifest, lambda: results)["trial_id"]
     status = results.loc[_among(results["trial_id"], planned), "status"].value_counts()
     counts = {str(name): int(count) for name, count in status.items()}
@@ -239,7 +245,9 @@ def read_plan(directory: Place) -> pd.DataFrame:
     """
     manifest = read_manifest(directory)
     try:
-        return _read_plan(directory, manifest, lambda: _results(directory, {}, _parts(directory, manifest)))
+        return _read_plan(
+            directory, manifest, lambda: _from_parts(directory, manifest, partial(_results, directory, {}))
+        )
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
         return _results(directory, {}, directory.child(RUNS).files(".parquet"))
@@ -253,6 +261,17 @@ def finished_trials(directory: Place) -> frozenset[str]:
     """
     results = _effective(_results_by_status(directory, directory.child(RUNS).files(".parquet")))
     return frozenset(results.loc[results["status"].isin(_FINAL), "trial_id"])
+
+
+def part_by_trial(directory: Place, names: Sequence[str] | None = None) -> pd.Series[str]:
+    """Return the part with the effective result of each trial, among `names` or all parts.
+
+    Raises:
+        StorageError: a part is damaged.
+    """
+    read = partial(_results_by_status, directory)
+    tables = _from_parts(directory, read_manifest(directory), read) if names is None else read(names)
+    return _effective(tables).set_index("trial_id")[_PART]
 
 
 def studies(root: Place) -> tuple[Place, ...]:
@@ -302,6 +321,19 @@ def _parts(directory: Place, manifest: Manifest) -> tuple[str, ...]:
     return (*logs, *directory.child(RUNS).files(".parquet"))
 
 
+def _from_parts(directory: Place, manifest: Manifest, read: Callable[[Sequence[str]], T]) -> T:
+    """Return what `read` makes of the names of all parts, again if parts have been merged meanwhile."""
+    names = _parts(directory, manifest)
+    while True:
+        try:
+            return read(names)
+        except DamagedError:
+            now = _parts(directory, manifest)
+            if now == names:
+                raise
+            names = now
+
+
 def _among(values: pd.Series[str], others: pd.Series[str]) -> np.ndarray:
     """Return which of `values` are in `others`; pandas' own ``isin`` makes a Python object of each text."""
     there = pc.is_in(pa.array(values, pa.string()), pa.array(others, pa.string()))
@@ -323,6 +355,8 @@ def _read_plan(directory: Place, manifest: Manifest, results: Callable[[], pd.Da
 def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Sequence[str]) -> pd.DataFrame:
     """Return the effective result of each trial, and the part in `names` that contains it."""
     kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
+    for merged in kept.keys() - set(names):
+        del kept[merged]
     return _effective({name: kept[name] for name in names})
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 from collections import Counter
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from sensitivity.execution import study_run
 from sensitivity.execution.launch import launch
 from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import prepare
@@ -21,6 +23,7 @@ from sensitivity.store.directory import place
 from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import read_manifest, write_manifest
+from sensitivity.store.merging import merge_parts
 from sensitivity.store.reader import read_runs, read_study
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import PackResult, RunResult, Status
@@ -74,10 +77,12 @@ def test_results_are_those_of_training_in_this_process(finished):
                 assert row[metric] == pytest.approx(getattr(alone.measurements[-1], metric), rel=2e-4)
 
 
-def test_a_second_run_does_nothing_and_an_extension_only_what_is_new(finished, tmp_path):
+def test_a_second_run_does_nothing_and_an_extension_only_what_is_new(finished, tmp_path, monkeypatch):
     folder, _, study = finished
     before = study.runs.set_index("trial_id").sort_index()
+    monkeypatch.setattr(study_run, "merge_parts", functools.partial(merge_parts, fewest=2))
     outcome, again = run(folder / "tiny.toml", folder / "studies")
+    assert len([*folder.glob("studies/tiny/runs/*")]) == 1, "its parts are merged at the end"
     pd.testing.assert_frame_equal(again.runs.set_index("trial_id").sort_index(), before)
     text = (folder / "tiny.toml").read_text().replace("seeds = 2", "seeds = 3")
     (tmp_path / "tiny.toml").write_text(text)

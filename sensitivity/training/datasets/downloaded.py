@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,8 @@ def _forget_unpacked(torchvision: ModuleType, root: Path, source: _Source) -> No
 
 def _splits(torchvision: ModuleType, root: Path, source: _Source) -> list[tuple[_Pixels, _Classes]]:
     build = getattr(torchvision, source.class_name)
-    with contextlib.redirect_stdout(sys.stderr), _patience(_SILENCE_S):  # stdout is the command's
+    # stdout is the command's
+    with contextlib.redirect_stdout(sys.stderr), _patience(_SILENCE_S), _filtered_extraction():
         return [source.read(build(str(root), download=True, **split)) for split in source.splits]
 
 
@@ -157,3 +159,14 @@ def _patience(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _filtered_extraction() -> Iterator[None]:
+    """Unpack tar archives with the filter that is the default from Python 3.14 on; without one, 3.12 and 3.13 warn."""
+    before = vars(tarfile.TarFile).get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before

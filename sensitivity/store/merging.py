@@ -1,0 +1,109 @@
+"""Merges small parts of a study, so that what many packs have written is read from few files.
+
+At every moment each result is in a part: merged curves are written before merged runs, and these before the parts that
+they replace are removed, runs first. A result that is in two parts counts once (``reader.part_by_trial``), so a merge
+that was killed leaves a valid study, and the next one removes what it left.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sensitivity.store.directory import Place
+from sensitivity.store.parquet import Allowance
+from sensitivity.store.parts import damaged, read_curve_tables, read_run_tables
+from sensitivity.store.reader import part_by_trial
+from sensitivity.store.schema import CURVES, OBSERVED_PART, RUNS, curves_schema, further_metrics
+from sensitivity.store.writer import parquet_bytes
+
+_FEWEST = 512
+"""Number of small parts from which on they are merged; fewer are read about as fast."""
+_MERGED_BYTES = 8 * 2**20
+"""Size of the parts that are merged into one. Merged parts are smaller, and are read with one request."""
+
+
+def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = _FEWEST) -> int:
+    """Merge the small parts of a study if there are at least `fewest`; return the number of parts that were removed.
+
+    Results that another part supersedes, such as those of an interrupted run that was trained again, are left out.
+
+    Args:
+        directory: study directory, whose lock the caller holds.
+        require: called before anything is removed; raises if the caller has lost the lock.
+        fewest: number of small parts below which nothing is done.
+
+    Raises:
+        StorageError: a part is damaged, or the place can't be read or written; all results are still there.
+    """
+    runs, curves = (directory.child(folder).sizes(".parquet") for folder in (RUNS, CURVES))
+    sizes = {name: size + curves.get(name, 0) for name, size in runs.items() if not name.startswith(OBSERVED_PART)}
+    small = [name for name, size in sizes.items() if size < _MERGED_BYTES // 4]
+    if len(small) < fewest:
+        return 0
+    parts = part_by_trial(directory, list(runs))
+    kept = {str(name): set(own.index) for name, own in parts.groupby(parts)}
+    for group in _groups(small, sizes):
+        whole = _merged_runs(directory, group, kept)
+        if len(whole):
+            name = f"merged-{uuid.uuid4().hex[:12]}.parquet"
+            _write(directory, name, whole, _merged_curves(directory, group, kept, whole.column_names))
+        require()
+        _delete(directory, [f"{RUNS}/{each}" for each in group])
+        _delete(directory, [f"{CURVES}/{each}" for each in group])
+    # Curves whose runs were never written, or were removed by a merge that was killed.
+    left = [name for name in curves.keys() - runs.keys() if not name.startswith(OBSERVED_PART)]
+    _delete(directory, [f"{CURVES}/{name}" for name in left])
+    return len(small)
+
+
+def _groups(names: Iterable[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Cut names into groups of about `_MERGED_BYTES`."""
+    group: list[str] = []
+    for name in names:
+        group.append(name)
+        if sum(sizes[each] for each in group) >= _MERGED_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _merged_runs(directory: Place, group: Sequence[str], kept: Mapping[str, Collection[str]]) -> pa.Table:
+    tables = [_only(table, kept.get(name, ())) for name, table in read_run_tables(directory, group).items()]
+    whole = pa.concat_tables(tables, promote_options="default")
+    for name in further_metrics(whole.column_names):  # a part that did not measure it yet
+        whole = whole.set_column(whole.column_names.index(name), name, pc.fill_null(whole[name], np.nan))
+    return whole
+
+
+def _merged_curves(
+    directory: Place, group: Sequence[str], kept: Mapping[str, Collection[str]], run_columns: Sequence[str]
+) -> pa.Table:
+    schema = curves_schema(tuple(further_metrics(run_columns)))
+    tables = read_curve_tables(directory, group, schema.names, Allowance())
+    return pa.concat_tables([_only(table, kept.get(name, ())).cast(schema) for name, table in tables])
+
+
+def _only(table: pa.Table, ids: Collection[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
+
+
+def _write(directory: Place, name: str, runs: pa.Table, curves: pa.Table) -> None:
+    """Write a part, and read it again before its sources are removed."""
+    directory.write(f"{CURVES}/{name}", parquet_bytes(curves))
+    directory.write(f"{RUNS}/{name}", parquet_bytes(runs))
+    again = read_run_tables(directory, [name])[name]
+    ((_, measured),) = read_curve_tables(directory, [name], curves.column_names, Allowance())
+    if again.num_rows != runs.num_rows or measured.num_rows != curves.num_rows:
+        raise damaged(directory, f"{RUNS}/{name}", "it was written with other rows")
+
+
+def _delete(directory: Place, names: Sequence[str]) -> None:
+    with ThreadPoolExecutor(8) as threads:  # on an object store, each is a request
+        list(threads.map(directory.delete, names))

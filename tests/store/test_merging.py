@@ -1,0 +1,235 @@
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from sensitivity.analysis.evaluations import Evaluations, read_tables
+from sensitivity.execution.verification import recorded_packs, trained_parts
+from sensitivity.store import merging
+from sensitivity.store.directory import Place, place
+from sensitivity.store.manifest import read_manifest, write_manifest
+from sensitivity.store.merging import merge_parts
+from sensitivity.store.reader import read_counts, read_evaluations, read_runs, read_statuses, read_study
+from sensitivity.store.schema import CURVES, RUNS
+from sensitivity.store.writer import write_plan
+from sensitivity.study.errors import StorageError
+from sensitivity.study.results import Status
+from sensitivity.study.trials import expand, group
+
+SGD = {"kind": "sgd", "lr": [0.01, 0.03, 0.1, 0.3, 1.0]}
+
+
+def written(directory, make, seeds=3):
+    """A study of packs of 2: one run diverged, one was trained again, one is interrupted, and two are unplanned."""
+    spec = make.study(seeds=seeds, optimizers={"sgd": SGD, "more": SGD})
+    write_manifest(directory, spec, "")
+    trials = expand(spec)
+    write_plan(directory, trials)
+    packs = group(trials, 2)
+    for n, pack in enumerate(packs):
+        runs = [make.run(trial, losses=(2.0, 1.0 + n / 10, 0.5 + k / 10)) for k, trial in enumerate(pack.trials)]
+        if n == 0:
+            runs[0] = make.interrupted(pack.trials[0])
+        if n == 1:
+            runs[0] = make.run(
+                pack.trials[0], Status.DIVERGED, losses=(2.0, 9.0, math.inf), steps=8, message="diverged"
+            )
+        if n == 2:
+            runs[1] = make.interrupted(pack.trials[1])
+        make.add(directory, *runs, pack_id=pack.id)
+    make.add(directory, make.run(packs[0].trials[0], losses=(2.0, 0.4)), pack_id="again")
+    other = expand(make.study(seeds=3, optimizers={"gone": SGD}))
+    make.add(directory, *(make.run(trial) for trial in other[:2]), pack_id="gone")
+
+
+def content(directory):
+    study = read_study(directory)
+    assert isinstance(study.curves, pd.DataFrame)
+    return study.runs, study.curves.reset_index(drop=True), study.unplanned
+
+
+def assert_equal(found, wanted):
+    for a, b in zip(found[:2], wanted[:2], strict=True):
+        pd.testing.assert_frame_equal(a, b)
+    assert found[2] == wanted[2]
+
+
+def names(directory):
+    return [f"{folder}/{name}" for folder in (RUNS, CURVES) for name in directory.child(folder).files(".parquet")]
+
+
+def merge(directory):
+    return merge_parts(directory, require=lambda: None, fewest=2)
+
+
+def test_a_merged_study_reads_as_before(directory, make):
+    written(directory, make)
+    before, counts, parts = content(directory), read_counts(directory).by_status, len(names(directory)) // 2
+    statuses = read_statuses(directory).runs.drop(columns="part")
+    assert merge(directory) == parts
+    runs, curves = names(directory)
+    assert runs.removeprefix(RUNS) == curves.removeprefix(CURVES)
+    assert_equal(content(directory), before)
+    assert (
+        read_counts(directory).by_status == counts == {"completed": 28, "diverged": 1, "interrupted": 1, "pending": 0}
+    )
+    pd.testing.assert_frame_equal(read_statuses(directory).runs.drop(columns="part"), statuses)
+
+
+def test_few_parts_are_left_alone(directory, make):
+    written(directory, make)
+    before = make.snapshot(directory)
+    assert merge_parts(directory, require=lambda: None) == 0
+    assert make.snapshot(directory) == before
+
+
+def test_packs_are_found_in_a_merged_part(directory, make):
+    written(directory, make)
+
+    def packs():
+        found = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
+        return sorted((each.pack.id, tuple(each.statuses.items()), each.is_part) for each in found)
+
+    before = packs()
+    merge(directory)
+    assert packs() == before
+    trained = {trial_id for _, statuses, _ in before for trial_id, _ in statuses}
+    assert trained == {name for ids in trained_parts(directory).values() for name in ids}
+    assert {is_part for _, _, is_part in before} == {False, True}, (
+        "the mates of interrupted runs can't be trained alike"
+    )
+
+
+def test_a_metric_or_hyperparameter_that_some_parts_lack(directory, make):
+    spec = make.study(seeds=1, optimizers={"sgd": SGD, "kfac": {"kind": "kfac", "lr": 0.1, "damping": 0.01}})
+    write_manifest(directory, spec, "")
+    trials = expand(spec)
+    write_plan(directory, trials)
+    for n, trial in enumerate(trials):
+        measured = make.run(trial)
+        if n > 2:
+            curve = tuple(replace(each, further={"test_top5": n + each.step / 100}) for each in measured.measurements)
+            measured = replace(measured, measurements=curve)
+        make.add(directory, measured, pack_id=trial.id)
+    before = read_runs(directory).runs
+    metrics = [read_evaluations(directory, read_runs(directory).parts[trial.id], ["test_top5"]) for trial in trials[3:]]
+    merge(directory)
+    pd.testing.assert_frame_equal(read_runs(directory).runs, before)
+    assert before["test_top5"].isna().tolist() == [True] * 3 + [False] * 3
+    assert before["param.damping"].isna().tolist() == [True] * 5 + [False]
+    (part,) = set(read_runs(directory).parts)
+    for trial, table in zip(trials[3:], metrics, strict=True):
+        found = read_evaluations(directory, part, ["trial_id", "test_top5"], [trial.id])
+        assert found["test_top5"].to_pylist() == table["test_top5"].to_pylist()
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_merge_loses_nothing_and_the_next_one_finishes_it(tmp_path, make, monkeypatch):
+    """Whichever write or removal is the last."""
+    monkeypatch.setattr(merging, "_MERGED_BYTES", 2**17)  # several merged parts
+    real = {"write": Place.write, "delete": Place.delete}
+    for last in range(1000):
+        directory = place(str(tmp_path / str(last)))
+        written(directory, make, seeds=1)
+        before, left = content(directory), [last]
+
+        def limited(action, left=left):
+            def act(self, *args):
+                if left[0] == 0:
+                    raise KilledError
+                left[0] -= 1
+                return real[action](self, *args)
+
+            return act
+
+        with monkeypatch.context() as patch:
+            patch.setattr(merging, "_delete", lambda at, some: [at.delete(name) for name in some])
+            for action in real:
+                patch.setattr(Place, action, limited(action))
+            try:
+                merge(directory)
+                break
+            except KilledError:
+                pass
+        assert_equal(content(directory), before)
+        merge(directory)
+        assert_equal(content(directory), before)
+        found = names(directory)
+        assert all("/merged-" in name for name in found), last
+    assert last > 15
+
+
+def test_who_has_the_names_of_merged_parts_reads_the_others(directory, make):
+    written(directory, make)
+    tables, undisturbed = read_tables(directory), read_tables(directory)
+    metric, ids = "train_loss", list(tables.runs["trial_id"][:3])
+
+    def rows(frame):
+        return frame.sort_values(["trial_id", "step"] if "step" in frame else ["trial_id"]).reset_index(drop=True)
+
+    def asked(of):
+        return [
+            rows(each) for each in (of.best(metric), of.meeting(metric, 1.2), of.at_start(metric), of.curves_of(ids))
+        ]
+
+    wanted = asked(undisturbed)
+    merge(directory)
+    for found, one in zip(asked(tables), wanted, strict=True):
+        pd.testing.assert_frame_equal(found, one)
+    for found, one in zip(asked(read_tables(directory)), wanted, strict=True):
+        pd.testing.assert_frame_equal(found, one)
+
+
+def test_a_merge_between_listing_and_reading(directory, make, monkeypatch):
+    written(directory, make)
+    before = read_runs(directory).runs
+    real, merged = Place.open, []
+
+    def open_after_a_merge(self, name):
+        if name.startswith(RUNS) and not merged:
+            merged.append(True)
+            merge(directory)
+        return real(self, name)
+
+    monkeypatch.setattr(Place, "open", open_after_a_merge)
+    pd.testing.assert_frame_equal(read_runs(directory).runs, before)
+    assert merged
+
+
+def test_the_cache_of_a_dashboard_drops_merged_parts(directory, make):
+    written(directory, make)
+    kept, evaluations = {}, Evaluations(directory)
+    old = read_runs(directory, kept).parts
+    evaluations.best(old, "train_loss")
+    merge(directory)
+    new = read_runs(directory, kept).parts
+    assert len(kept) == 1
+    evaluations.best(new, "train_loss")
+    assert [len(each.parts) for each in evaluations._kept.values()] == [1]
+
+
+def test_a_damaged_part_stops_a_merge_before_anything_is_removed(directory, make):
+    written(directory, make)
+    victim = next(name for name in names(directory) if name.startswith(CURVES))
+    directory.write(victim, directory.read(victim)[:-20])
+    before = make.snapshot(directory)
+    with pytest.raises(StorageError, match="damaged Parquet file"):
+        merge(directory)
+    after = make.snapshot(directory)
+    assert before.items() <= after.items()
+
+
+def test_a_lost_lock_stops_a_merge_before_anything_is_removed(directory, make):
+    written(directory, make)
+    before = make.snapshot(directory)
+
+    def lost():
+        raise StorageError("the lock is another command's")
+
+    with pytest.raises(StorageError, match="another command's"):
+        merge_parts(directory, require=lost, fewest=2)
+    assert before.items() <= make.snapshot(directory).items()
