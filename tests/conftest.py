@@ -91,6 +91,22 @@ def _own_caches(tmp_path_factory):
         os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.fixture
+def optuna_storage():
+    """Open an Optuna storage by its URL, and close it at the end of the test."""
+    optuna = pytest.importorskip("optuna")
+    opened = []
+
+    def storage(url):
+        opened.append(optuna.storages.RDBStorage(url))
+        return opened[-1]
+
+    yield storage
+    for each in opened:
+        each.remove_session()
+        each.engine.dispose()
+
+
 @pytest.fixture(scope="session")
 def pixel_faults():
     """What is wrong with a page as it is painted: a function of a tab, which returns a line for each fault."""

@@ -98,6 +98,11 @@ class PackScheduler:
         self._running[pack.id] = pack
         return pack
 
+    @property
+    def running(self) -> int:
+        """Number of running packs."""
+        return len(self._running)
+
     def runs(self, pack: Pack) -> bool:
         """Whether a pack is running."""
         return pack.id in self._running

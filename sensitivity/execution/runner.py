@@ -23,6 +23,7 @@ from sensitivity.execution.losses import stderr_of_lost_worker
 from sensitivity.execution.pack_scheduler import PackScheduler
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
+from sensitivity.execution.result_writer import ResultWriter
 from sensitivity.execution.worker_pool import RunWorkers
 from sensitivity.execution.worker_pool import workers as workers_for
 from sensitivity.execution.worker_process import Job
@@ -115,6 +116,8 @@ def run_packs(
             f"{tempfile.gettempdir()}: Ray Tune's own files can't be written there ({first_line(error)})\n"
             "  Reported results are kept. Free some space, or set TMPDIR to a folder with free space, and run again"
         ) from None
+    finally:
+        recorder.close()
     if recorder.fault is not None:
         raise recorder.fault
     if stopped():
@@ -152,7 +155,11 @@ class _PackSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return a configuration with the next pack, None if there is currently none, or `Searcher.FINISHED`."""
         try:
+            self._recorder.collect()
             pack = self._scheduler.take()
+            while pack is None and self._recorder.only_writes:
+                self._recorder.collect(wait=True)
+                pack = self._scheduler.take()
         except UserError as error:  # for instance, the plan of a search's next round can't be written
             self._recorder.fault = error
             return Searcher.FINISHED
@@ -175,7 +182,7 @@ class _PackSearcher(Searcher):
 
 
 class _Recorder(tune.Callback):
-    """Writes results from Tune's event loop to the study directory."""
+    """Receives results from Tune, and counts each once it is in the study directory."""
 
     def __init__(
         self, scheduler: PackScheduler, destination: Destination, progress: Progress, on_change: Callable[[], None]
@@ -186,6 +193,7 @@ class _Recorder(tune.Callback):
         self._on_change = on_change
         self._code_version = code_version()
         self._began = time.time()
+        self._writer = ResultWriter(self._write)
         self.fault: UserError | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -204,8 +212,7 @@ class _Recorder(tune.Callback):
         if "result" in result:
             found: PackResult = result["result"]
             result["result"] = pack.id  # Tune keeps all results until its end, which would include all curves
-            self._record(pack, found)
-            self._scheduler.finish(pack, found)
+            self._writer.put(pack, found)
         elif "changed" in result:
             self.fault = UserError(
                 f"{result['changed']}\n"
@@ -215,13 +222,14 @@ class _Recorder(tune.Callback):
         elif "fraction" in result:
             self._scheduler.advance(pack, result["fraction"])
             self._progress.advance(pack, result["fraction"])
-        self._on_change()
+        if not self.collect():
+            self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Restart a pack whose worker or node was lost, or record that it is given up."""
         pack: Pack = trial.config["parcel"].pack
-        if not self._scheduler.runs(pack):
-            return  # its results are recorded; the worker was lost before its next pack
+        if pack in self._writer or not self._scheduler.runs(pack):
+            return  # it has results; the worker was lost before its next pack
         message = _error_of(trial)
         cause, out_of_memory = cause_of_loss(message)
         stderr = stderr_of_lost_worker(message, since=self._began)
@@ -233,12 +241,42 @@ class _Recorder(tune.Callback):
             return
         self._progress.lose(pack)
         if given_up is not None:
-            result = _interrupted(pack, given_up)
-            self._record(pack, result)
-            self._scheduler.give_up(result)
+            self._writer.put(pack, _interrupted(pack, given_up))
         self._on_change()
 
-    def _record(self, pack: Pack, result: PackResult) -> None:
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Count the results that have been written meanwhile."""
+        self.collect()
+
+    @property
+    def only_writes(self) -> bool:
+        """Whether there are results to write, and no pack is in training."""
+        return self.fault is None and 0 < len(self._writer) >= self._scheduler.running
+
+    def collect(self, *, wait: bool = False) -> int:
+        """Count the results that have been written; with `wait`, wait for one. Return their number."""
+        count = 0
+        try:
+            for pack, result in self._writer.written(wait=wait):
+                self._progress.finish(pack, result)
+                if self._scheduler.runs(pack):
+                    self._scheduler.finish(pack, result)
+                else:
+                    self._scheduler.give_up(result)
+                count += 1
+        except UserError as error:
+            self.fault = error
+        if count:
+            self._on_change()
+        return count
+
+    def close(self) -> None:
+        """Wait until all results have been written, or one can't be."""
+        while len(self._writer) and self.fault is None:
+            self.collect(wait=True)
+        self._writer.close()
+
+    def _write(self, pack: Pack, result: PackResult) -> None:
         def write() -> None:
             self._to.lock.require()
             append(
@@ -249,15 +287,10 @@ class _Recorder(tune.Callback):
                 hyperparameters=self._to.manifest.spec.hyperparameters,
             )
 
-        try:
-            patiently(write)
-        except UserError as error:
-            self.fault = error
-            return
+        patiently(write)
         # Shorter packs have no checkpoint; one left by a pack that was resumed is deleted by the sweep at the end.
         if result.wall_seconds >= 60 * self._to.manifest.spec.execution.checkpoint_minutes or _given_up(result):
             delete_checkpoint(self._to.directory, pack.id)
-        self._progress.finish(pack, result)
 
 
 class _OnStep(tune.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -307,13 +308,20 @@ def _local_folder(path: str) -> Place:
             path, f"'//' is missing after '{scheme}:'; for a local folder of this name, write './{path}'"
         )
     try:
-        resolved = Path(path).expanduser().resolve()
+        resolved = _resolved(Path(path))
     except (OSError, RuntimeError, ValueError) as error:  # an unknown user, circular links, a zero byte
         raise StorageError(
             f"{path!r}: can't be read ({first_line(error)})\n  Check that this is the right place and that you have "
             "permission to read it"
         ) from None
     return Place(fs.LocalFileSystem(), resolved.as_posix(), path.rstrip("/") or resolved.as_posix())
+
+
+def _resolved(path: Path) -> Path:
+    found = path.expanduser().resolve()
+    if found.is_symlink():  # from Python 3.13 on, `resolve` accepts circular links
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return found
 
 
 def _invalid_place(uri: str, reason: str) -> StorageError:

@@ -342,7 +342,7 @@ def _among(values: pd.Series[str], others: pd.Series[str]) -> np.ndarray:
 
 def _read_plan(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     if manifest.spec.observed is not None and manifest.spec.observed.recorded:
-        recorded = results()
+        recorded = _in_order(results())
         return recorded[[name for name in recorded if name in TRIAL_COLUMNS or str(name).startswith(PARAM_PREFIX)]]
     if not directory.exists(PLAN):  # the command was killed between the first two writes of a study
         trials = expand(manifest.spec, source=manifest.source)
@@ -373,8 +373,15 @@ def _effective(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
     whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
     runs: pd.DataFrame = whole.to_pandas()
     runs[_PART] = pd.Series(np.repeat(np.array([*parts, ""]), [*map(len, parts.values()), 0]), dtype="str")
+    if pc.count_distinct(whole["trial_id"]).as_py() == len(whole):  # sorting a million runs takes a second
+        return runs
+    return _in_order(runs).drop_duplicates("trial_id", keep="last")
+
+
+def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs without a final result, then the others, each by the time at which they were recorded."""
     order = runs.assign(final=runs["status"].isin(_FINAL)).sort_values(["final", "finished_at"], kind="stable").index
-    return runs.loc[order].drop_duplicates("trial_id", keep="last")
+    return runs.loc[order]
 
 
 def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]) -> pd.DataFrame:

@@ -216,20 +216,20 @@ def test_study_record_is_refused_as_output_file(command, half_done, tmp_path, na
     assert command("export", half_done, half_done / "mine.csv").code == 0
 
 
-def test_existing_optuna_storage_gets_all_or_nothing(half_done, tmp_path, monkeypatch):
+def test_existing_optuna_storage_gets_all_or_nothing(half_done, tmp_path, monkeypatch, optuna_storage):
     import optuna
 
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    optuna.create_study(study_name="another", storage=url)
+    optuna.create_study(study_name="another", storage=optuna_storage(url))
     directory = place(str(half_done))
     full = OSError(errno.ENOSPC, "full")
     monkeypatch.setattr("sensitivity.execution.optuna_export.add_trials", Mock(side_effect=full))
     with pytest.raises(UserError, match="can't be opened or written"):
         export_optuna(directory, url)
-    assert optuna.get_all_study_names(url) == ["another"]
+    assert optuna.get_all_study_names(optuna_storage(url)) == ["another"]
     monkeypatch.undo()
     export_optuna(directory, url)
-    assert optuna.get_all_study_names(url) == ["another", "small/sgd/64"]
+    assert optuna.get_all_study_names(optuna_storage(url)) == ["another", "small/sgd/64"]
 
 
 def waiting():

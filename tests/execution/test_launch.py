@@ -199,6 +199,7 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
         told = {"result": result}
         recorder.on_trial_result(0, [], trial, told)
         recorder.on_trial_error(0, [], trial)
+        recorder.close()
     assert told == {"result": packs[0].id}, "Tune keeps this to the end: no curves"
     assert recorder.fault is None
     assert progress.done == len(packs[0].trials)

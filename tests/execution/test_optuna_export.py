@@ -68,10 +68,10 @@ def exported(tmp_path):
     return directory, f"sqlite:///{file}", names, {trial.id: trial for trial in trials}
 
 
-def test_every_run_is_there_with_its_configuration_and_worth(exported):
+def test_every_run_is_there_with_its_configuration_and_worth(exported, optuna_storage):
     _, url, names, trials = exported
     assert names == ("t/sgd/32", "t/kfac/32", "t/sgd/64", "t/kfac/64")
-    study = optuna.load_study(study_name="t/sgd/32", storage=url)
+    study = optuna.load_study(study_name="t/sgd/32", storage=optuna_storage(url))
     assert len(study.trials) == 3 * 2 * 2
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
     worst = min(t.value for t in study.trials if t.value is not None)
@@ -89,14 +89,14 @@ def test_every_run_is_there_with_its_configuration_and_worth(exported):
     assert sum(t.user_attrs["status"] == "diverged" for t in study.trials) == 4
     assert sum(t.params["momentum"] == 0 for t in study.trials) == 6
     assert study.best_params["lr"] == pytest.approx(0.1)
-    pending = optuna.load_study(study_name="t/kfac/64", storage=url)
+    pending = optuna.load_study(study_name="t/kfac/64", storage=optuna_storage(url))
     assert not pending.trials
     assert pending.user_attrs["pending"] == 6
 
 
-def test_optunas_own_functions_take_it(exported):
+def test_optunas_own_functions_take_it(exported, optuna_storage):
     _, url, names, _ = exported
-    study = optuna.load_study(study_name=names[0], storage=url)
+    study = optuna.load_study(study_name=names[0], storage=optuna_storage(url))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importance = optuna.importance.get_param_importances(study)
@@ -123,10 +123,10 @@ def test_the_command_writes_a_file_by_default(exported, tmp_path, monkeypatch):
     assert len(said) == len(names) + 1
 
 
-def test_times_and_names_are_kept(exported):
+def test_times_and_names_are_kept(exported, optuna_storage):
     directory, url, _, _ = exported
     runs = {row["trial_id"]: row for row in read_study(directory).runs.to_dict("records")}
-    study = optuna.load_study(study_name="t/sgd/32", storage=url)
+    study = optuna.load_study(study_name="t/sgd/32", storage=optuna_storage(url))
     assert study.metric_names == ["test_accuracy"]
     assert [each.number for each in study.trials] == list(range(12))
     for each in study.trials:

@@ -44,9 +44,9 @@ def check(study, *, statuses=("completed",) * 4):
         assert np.allclose(own["test_accuracy"], [accuracy(lr, row.seed, step) for step in steps], rtol=1e-6, atol=0)
 
 
-def test_an_optuna_storage(tmp_path):
+def test_an_optuna_storage(tmp_path, optuna_storage):
     url = f"sqlite:///{tmp_path}/runs.db"
-    study = optuna.create_study(storage=url, study_name="s", direction="maximize")
+    study = optuna.create_study(storage=optuna_storage(url), study_name="s", direction="maximize")
     for lr in LRS:
         for seed in SEEDS:
             trial = study.ask()

@@ -16,6 +16,9 @@ from sensitivity.study.annotations import Annotation, noted, parse_tags
 from sensitivity.study.errors import UserError
 
 RUN, OTHER = "0123456789abcdef", "fedcba9876543210"
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Never this process forked, whose threads (Ray's, of other tests) may hold locks that the child would wait for."""
+CONTEXT.set_forkserver_preload(["sensitivity.store.notes", "pytest"])
 
 
 def test_a_note_replaces_what_was_seen_and_tags_are_sets(directory):
@@ -53,7 +56,7 @@ def _write(directory, who):
 
 
 def test_writers_at_once_lose_nothing_of_each_other(folder):
-    writers = [multiprocessing.get_context("fork").Process(target=_write, args=(folder, who)) for who in "abc"]
+    writers = [CONTEXT.Process(target=_write, args=(folder, who)) for who in "abc"]
     for each in writers:
         each.start()
     for each in writers:
@@ -70,7 +73,7 @@ def _write_until_killed(directory, told):
 
 def test_a_killed_writer_leaves_whole_notes(folder, caplog):
     here, there = multiprocessing.Pipe()
-    writer = multiprocessing.get_context("fork").Process(target=_write_until_killed, args=(folder, there))
+    writer = CONTEXT.Process(target=_write_until_killed, args=(folder, there))
     writer.start()
     here.recv()
     end = time.monotonic() + 20

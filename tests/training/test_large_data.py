@@ -130,7 +130,7 @@ class Sized(IterableDataset):
         (iter([(1, 2, 3)]), "w: example 0 is 3 things"),
         (iter([("a", 0)]), "w: inputs of example 0 is a str that can't be converted to a tensor"),
         (DataLoader(Broken(), batch_size=2), r"w: KeyError: 2\n  at .*test_large_data.py:\d+$"),
-        (DataLoader(Broken(), batch_size=2, num_workers=1), _IN_WORKER),
+        (DataLoader(Broken(), batch_size=2, num_workers=1, multiprocessing_context="forkserver"), _IN_WORKER),
     ],
 )
 def test_what_is_no_stream_of_examples_is_a_message(tmp_path, monkeypatch, part, said):

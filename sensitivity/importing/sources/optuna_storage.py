@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,29 +31,35 @@ def read(address: str) -> Source:
         raise UserError(f"{shown}: there is no such file\n  Use an Optuna storage: a file, or a URL")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = _storage(address, path)
-        studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-        runs = [run for study in studies for run in _runs(study)]
+        with _opened(address, path) as storage:
+            names = optuna.get_all_study_names(storage)
+            studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+            runs = [run for study in studies for run in _runs(study)]
+            notes = tuple(
+                f"The objective of the Optuna study {study.study_name!r} is {study.direction.name.lower()}d."
+                for study in studies
+                if len(study.directions) == 1 and study.metric_names is None
+            )
     except (SQLAlchemyError, ImportError, ValueError, OSError, optuna.exceptions.OptunaError) as error:
         raise UserError(
             f"{shown}: not an Optuna storage ({first_line(error.__cause__ or error)})\n  Use a file or a URL of one"
         ) from None
-    notes = tuple(
-        f"The objective of the Optuna study {study.study_name!r} is {study.direction.name.lower()}d."
-        for study in studies
-        if len(study.directions) == 1 and study.metric_names is None
-    )
     return source_of(
         runs, path.name if "://" not in address else shown, reported="the step of trial.report", notes=notes[:5]
     )
 
 
-def _storage(address: str, path: Path) -> BaseStorage:
-    if "://" in address:
-        return RDBStorage(address)
-    if path.suffix == ".log":
-        return JournalStorage(JournalFileBackend(str(path)))
-    return RDBStorage(f"sqlite:///{path}")
+@contextlib.contextmanager
+def _opened(address: str, path: Path) -> Iterator[BaseStorage]:
+    if "://" not in address and path.suffix == ".log":
+        yield JournalStorage(JournalFileBackend(str(path)))
+        return
+    storage = RDBStorage(address if "://" in address else f"sqlite:///{path}")
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _runs(study: optuna.Study) -> Iterator[LoggedRun]:
