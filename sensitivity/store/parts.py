@@ -23,7 +23,14 @@ from sensitivity.store.schema import (
     plan_schema,
     runs_schema,
 )
-from sensitivity.store.validation import Fault, curves_fault, plan_fault, repeated_evaluation, runs_fault
+from sensitivity.store.validation import (
+    Fault,
+    curves_fault,
+    plan_fault,
+    planned_ids_fault,
+    repeated_evaluation,
+    runs_fault,
+)
 from sensitivity.study.errors import StorageError
 from sensitivity.study.spec import StudySpec
 
@@ -66,6 +73,17 @@ def read_plan_table(directory: Place, spec: StudySpec) -> pa.Table:
     (table,) = _read(directory, [PLAN], lambda names: plan_schema(params(names)), Allowance())
     _validate(directory, {PLAN: table}, lambda whole: plan_fault(whole, spec))
     return table
+
+
+def read_planned_ids(directory: Place) -> pa.ChunkedArray:
+    """Return the column ``trial_id`` of plan.parquet.
+
+    Raises:
+        StorageError: the file is damaged, or can't be read.
+    """
+    (table,) = _read(directory, [PLAN], lambda _: pa.schema([plan_schema([]).field("trial_id")]), Allowance())
+    _validate(directory, {PLAN: table}, planned_ids_fault)
+    return table["trial_id"]
 
 
 def read_run_tables(directory: Place, parts: Sequence[str], columns: Sequence[str] = ()) -> dict[str, pa.Table]:

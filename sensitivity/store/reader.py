@@ -20,7 +20,14 @@ from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.notes import read_notes
 from sensitivity.store.parquet import Allowance
-from sensitivity.store.parts import DamagedError, params, read_curve_tables, read_plan_table, read_run_tables
+from sensitivity.store.parts import (
+    DamagedError,
+    params,
+    read_curve_tables,
+    read_plan_table,
+    read_planned_ids,
+    read_run_tables,
+)
 from sensitivity.store.schema import (
     PARAM_PREFIX,
     PLAN,
@@ -196,7 +203,7 @@ def read_statuses(directory: Place) -> StudyStatuses:
     columns = (*_STATUS_COLUMNS, "message")
     tables = _from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
     results = _effective(tables)
-    planned = _read_plan(directory, manifest, lambda: results)["trial_id"]
+    planned = _planned_ids(directory, manifest, lambda: results).to_pandas().rename("trial_id")
     runs = results.set_index("trial_id")[["status", "message", _PART]].reindex(planned).reset_index()
     missing = {"status": Status.PENDING.value, "message": "", _PART: ""}
     return StudyStatuses(manifest, runs.fillna(missing).rename(columns={_PART: "part"}))
@@ -209,10 +216,12 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = _effective(_from_parts(directory, manifest, partial(_results_by_status, directory)))
-    planned = _read_plan(directory, manifest, lambda: results)["trial_id"]
-    status = results.loc[_among(results["trial_id"], planned), "status"].value_counts()
-    counts = {str(name): int(count) for name, count in status.items()}
+    whole = _whole(_from_parts(directory, manifest, partial(_results_by_status, directory)))
+    if not _is_unique(whole["trial_id"]):
+        whole = pa.Table.from_pandas(_effective_of(whole)[["trial_id", "status"]], preserve_index=False)
+    planned = _planned_ids(directory, manifest, whole.to_pandas)
+    status = whole["status"].filter(pc.is_in(whole["trial_id"], planned.cast(whole["trial_id"].type)))
+    counts = {str(each["values"]): int(each["counts"]) for each in pc.value_counts(status).to_pylist()}
     by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
     folder = settling_place(directory)
     settling = read_counts(folder).by_status if folder.exists(MANIFEST) else {}
@@ -352,6 +361,14 @@ def _read_plan(directory: Place, manifest: Manifest, results: Callable[[], pd.Da
     return plan
 
 
+def _planned_ids(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pa.ChunkedArray:
+    """Return the ids of the planned trials in the order of the plan, without reading its other columns."""
+    recorded = manifest.spec.observed is not None and manifest.spec.observed.recorded
+    if not recorded and directory.exists(PLAN):
+        return read_planned_ids(directory)
+    return pa.chunked_array([pa.array(_read_plan(directory, manifest, results)["trial_id"], pa.string())])
+
+
 def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Sequence[str]) -> pd.DataFrame:
     """Return the effective result of each trial, and the part in `names` that contains it."""
     kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
@@ -369,13 +386,27 @@ def _effective(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
 
     That is the latest final result, whatever the clocks of interrupted runs; without a final result, the latest one.
     """
-    some = next(iter(parts.values()), runs_schema([]).empty_table())
-    whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
+    return _effective_of(_whole(parts))
+
+
+def _effective_of(whole: pa.Table) -> pd.DataFrame:
     runs: pd.DataFrame = whole.to_pandas()
-    runs[_PART] = pd.Series(np.repeat(np.array([*parts, ""]), [*map(len, parts.values()), 0]), dtype="str")
-    if pc.count_distinct(whole["trial_id"]).as_py() == len(whole):  # sorting a million runs takes a second
+    if _is_unique(whole["trial_id"]):  # sorting a million runs takes a second
         return runs
     return _in_order(runs).drop_duplicates("trial_id", keep="last")
+
+
+def _whole(parts: Mapping[str, pa.Table]) -> pa.Table:
+    """Return all rows of parts, with the name of each row's part."""
+    some = next(iter(parts.values()), runs_schema([]).empty_table())
+    whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
+    codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(table) for table in parts.values()])
+    names = pa.DictionaryArray.from_arrays(codes, pa.array(list(parts), pa.string()))
+    return whole.append_column(_PART, names.cast(pa.string()))
+
+
+def _is_unique(ids: pa.ChunkedArray) -> bool:
+    return bool(pc.count_distinct(ids).as_py() == len(ids))
 
 
 def _in_order(runs: pd.DataFrame) -> pd.DataFrame:

@@ -242,6 +242,11 @@ def plan_fault(table: pa.Table, spec: StudySpec) -> Fault | None:
     return _repeated(table)
 
 
+def planned_ids_fault(table: pa.Table) -> Fault | None:
+    """Return the first fault in the ids of a plan, or None."""
+    return _first_fault(table, TRIAL_RULES) or _repeated(table)
+
+
 def runs_fault(table: pa.Table, *, elsewhere: bool = False) -> Fault | None:
     """Return the first fault in a table of results, or None; `table` may lack columns.
 
@@ -309,6 +314,10 @@ def _param_fault(column: pa.ChunkedArray, own: _Mask, param: str, optimizer: str
 def _repeated(table: pa.Table) -> Fault | None:
     """Return a row that repeats the trial, or the cell and seed, of an earlier row."""
     for names in (["trial_id"], ["cell_id", "seed"]):
+        if not set(names) <= set(table.column_names):
+            continue
+        if len(names) == 1 and pc.count_distinct(table[names[0]]).as_py() == len(table):
+            continue
         rows = table.select(names).to_pandas().duplicated().to_numpy()
         if rows.any():
             row = int(rows.argmax())
