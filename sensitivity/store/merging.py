@@ -7,6 +7,7 @@ that was killed leaves a valid study, and the next one removes what it left.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from sensitivity.store.parts import damaged, read_curve_tables, read_run_tables
 from sensitivity.store.reader import part_by_trial
 from sensitivity.store.schema import CURVES, OBSERVED_PART, RUNS, curves_schema, further_metrics
 from sensitivity.store.writer import parquet_bytes
+
+logger = logging.getLogger(__name__)
 
 _FEWEST = 512
 """Number of small parts from which on they are merged; fewer are read about as fast."""
@@ -46,6 +49,7 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     small = [name for name, size in sizes.items() if size < _MERGED_BYTES // 4]
     if len(small) < fewest:
         return 0
+    logger.warning("%s: merging %s small files of results into larger ones", directory.uri, f"{len(small):,}")
     parts = part_by_trial(directory, list(runs))
     kept = {str(name): set(own.index) for name, own in parts.groupby(parts)}
     for group in _groups(small, sizes):
