@@ -21,11 +21,12 @@ import pyarrow as pa
 from sensitivity.analysis.clipping import CLIPPED, EFFECTIVE_LR
 from sensitivity.analysis.times import deciding_rows
 from sensitivity.store.directory import Place
+from sensitivity.store.effective import part_by_trial
 from sensitivity.store.ledger import read_ledger, refuse_settling_folder
 from sensitivity.store.lock import live_holder
 from sensitivity.store.manifest import Manifest
 from sensitivity.store.parts import MergedError
-from sensitivity.store.reader import StudyRuns, part_by_trial, read_evaluations, read_runs, read_settling_runs
+from sensitivity.store.reader import StudyRuns, read_evaluations, read_runs, read_settling_runs
 from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import METRICS, MetricName

@@ -1,7 +1,7 @@
 """Merges small parts of a study, so that what many packs have written is read from few files.
 
 At every moment each result is in a part: merged curves are written before merged runs, and these before the parts that
-they replace are removed, runs first. A result that is in two parts counts once (``reader.part_by_trial``), so a merge
+they replace are removed, runs first. A result that is in two parts counts once (``effective.py``), so a merge
 that was killed leaves a valid study, and the next one removes what it left.
 """
 
@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sensitivity.store.directory import Place
+from sensitivity.store.effective import part_by_trial
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import damaged, read_curve_tables, read_run_tables
-from sensitivity.store.reader import part_by_trial
 from sensitivity.store.schema import CURVES, OBSERVED_PART, RUNS, curves_schema, further_metrics
 from sensitivity.store.writer import parquet_bytes
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
+from sensitivity.store.effective import (
+    FINAL,
+    PART,
+    STATUS_COLUMNS,
+    effective,
+    from_parts,
+    in_order,
+    is_unique,
+    results_by_status,
+    rows_of,
+)
 from sensitivity.store.ledger import read_ledger, settling_place
-from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.notes import read_notes
 from sensitivity.store.parquet import Allowance
@@ -39,7 +48,7 @@ from sensitivity.store.schema import (
     runs_schema,
 )
 from sensitivity.store.writer import plan_table
-from sensitivity.study.annotations import NOTHING_NOTED, Annotation
+from sensitivity.study.annotations import Annotation
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.ledger import Ledger
 from sensitivity.study.metrics import MetricName
@@ -47,12 +56,6 @@ from sensitivity.study.results import Status
 from sensitivity.study.trials import expand
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_PART = "_part"
-_STATUS_COLUMNS = ("trial_id", "status", "finished_at")
-_FINAL = [status.value for status in Status if status.final]
 
 
 @dataclass(frozen=True)
@@ -171,26 +174,25 @@ def read_runs(
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = _from_parts(directory, manifest, partial(_results, directory, {} if kept is None else kept))
+    results = from_parts(directory, manifest, partial(_results, directory, {} if kept is None else kept))
     plan = _read_plan(directory, manifest, lambda: results)
     for name in manifest.spec.hyperparameters:
         if PARAM_PREFIX + name not in plan.columns:  # written before the study had the hyperparameter
             plan[PARAM_PREFIX + name] = np.nan
-    extra = ["trial_id", *(name for name in results.columns if name not in plan.columns)]
-    runs = plan.merge(results[extra], on="trial_id", how="left", validate="one_to_one")
+    extra = [name for name in results.columns if name not in plan.columns]
+    runs = pd.concat([plan, _aligned(results, plan["trial_id"])[extra].set_axis(plan.index)], axis=1)
     for metric in manifest.spec.measured():
         if metric not in runs.columns:  # not measured in any part yet
             runs[metric.name] = np.nan
     runs["status"] = runs["status"].fillna(Status.PENDING.value)
     for name in ("message", "traceback"):
         runs[name] = runs[name].fillna("")
-    by_run = read_notes(directory, notes)
-    noted = [by_run.get(str(name), NOTHING_NOTED) for name in runs["trial_id"]]
-    runs["note"] = pd.Series([each.note for each in noted], index=runs.index, dtype="str")
-    runs["tags"] = pd.Series([", ".join(each.tags) for each in noted], index=runs.index, dtype="str")
-    parts = runs.set_index("trial_id")[_PART].dropna()
+    noted = read_notes(directory, notes)
+    runs["note"] = _texts(runs["trial_id"], {run: each.note for run, each in noted.items()})
+    runs["tags"] = _texts(runs["trial_id"], {run: ", ".join(each.tags) for run, each in noted.items()})
+    parts = runs.set_index("trial_id")[PART].dropna()
     unplanned = int((~_among(results["trial_id"], plan["trial_id"])).sum())
-    return StudyRuns(manifest, runs.drop(columns=_PART), parts, unplanned)
+    return StudyRuns(manifest, runs.drop(columns=PART), parts, unplanned)
 
 
 def read_statuses(directory: Place) -> StudyStatuses:
@@ -200,13 +202,13 @@ def read_statuses(directory: Place) -> StudyStatuses:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    columns = (*_STATUS_COLUMNS, "message")
-    tables = _from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
-    results = _effective(tables)
+    columns = (*STATUS_COLUMNS, "message")
+    tables = from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
+    results = effective(rows_of(tables))
     planned = _planned_ids(directory, manifest, lambda: results).to_pandas().rename("trial_id")
-    runs = results.set_index("trial_id")[["status", "message", _PART]].reindex(planned).reset_index()
-    missing = {"status": Status.PENDING.value, "message": "", _PART: ""}
-    return StudyStatuses(manifest, runs.fillna(missing).rename(columns={_PART: "part"}))
+    runs = results.set_index("trial_id")[["status", "message", PART]].reindex(planned).reset_index()
+    missing = {"status": Status.PENDING.value, "message": "", PART: ""}
+    return StudyStatuses(manifest, runs.fillna(missing).rename(columns={PART: "part"}))
 
 
 def read_counts(directory: Place) -> StudyCounts:
@@ -216,9 +218,9 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    whole = _whole(_from_parts(directory, manifest, partial(_results_by_status, directory)))
-    if not _is_unique(whole["trial_id"]):
-        whole = pa.Table.from_pandas(_effective_of(whole)[["trial_id", "status"]], preserve_index=False)
+    whole = rows_of(from_parts(directory, manifest, partial(results_by_status, directory)))
+    if not is_unique(whole["trial_id"]):
+        whole = pa.Table.from_pandas(effective(whole)[["trial_id", "status"]], preserve_index=False)
     planned = _planned_ids(directory, manifest, whole.to_pandas)
     status = whole["status"].filter(pc.is_in(whole["trial_id"], planned.cast(whole["trial_id"].type)))
     counts = {str(each["values"]): int(each["counts"]) for each in pc.value_counts(status).to_pylist()}
@@ -255,7 +257,7 @@ def read_plan(directory: Place) -> pd.DataFrame:
     manifest = read_manifest(directory)
     try:
         return _read_plan(
-            directory, manifest, lambda: _from_parts(directory, manifest, partial(_results, directory, {}))
+            directory, manifest, lambda: from_parts(directory, manifest, partial(_results, directory, {}))
         )
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
@@ -268,19 +270,8 @@ def finished_trials(directory: Place) -> frozenset[str]:
     Raises:
         StorageError: a part is damaged.
     """
-    results = _effective(_results_by_status(directory, directory.child(RUNS).files(".parquet")))
-    return frozenset(results.loc[results["status"].isin(_FINAL), "trial_id"])
-
-
-def part_by_trial(directory: Place, names: Sequence[str] | None = None) -> pd.Series[str]:
-    """Return the part with the effective result of each trial, among `names` or all parts.
-
-    Raises:
-        StorageError: a part is damaged.
-    """
-    read = partial(_results_by_status, directory)
-    tables = _from_parts(directory, read_manifest(directory), read) if names is None else read(names)
-    return _effective(tables).set_index("trial_id")[_PART]
+    results = effective(rows_of(results_by_status(directory, directory.child(RUNS).files(".parquet"))))
+    return frozenset(results.loc[results["status"].isin(FINAL), "trial_id"])
 
 
 def studies(root: Place) -> tuple[Place, ...]:
@@ -324,25 +315,6 @@ def _may_be_study(folder: Place) -> bool:
         return True
 
 
-def _parts(directory: Place, manifest: Manifest) -> tuple[str, ...]:
-    """Return the parts of runs, and the logs of unfinished runs if the study is trained elsewhere."""
-    logs = log_parts(directory) if manifest.spec.observed is not None else ()  # before parts: a log becomes a part
-    return (*logs, *directory.child(RUNS).files(".parquet"))
-
-
-def _from_parts(directory: Place, manifest: Manifest, read: Callable[[Sequence[str]], T]) -> T:
-    """Return what `read` makes of the names of all parts, again if parts have been merged meanwhile."""
-    names = _parts(directory, manifest)
-    while True:
-        try:
-            return read(names)
-        except DamagedError:
-            now = _parts(directory, manifest)
-            if now == names:
-                raise
-            names = now
-
-
 def _among(values: pd.Series[str], others: pd.Series[str]) -> np.ndarray:
     """Return which of `values` are in `others`; pandas' own ``isin`` makes a Python object of each text."""
     there = pc.is_in(pa.array(values, pa.string()), pa.array(others, pa.string()))
@@ -351,7 +323,7 @@ def _among(values: pd.Series[str], others: pd.Series[str]) -> np.ndarray:
 
 def _read_plan(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     if manifest.spec.observed is not None and manifest.spec.observed.recorded:
-        recorded = _in_order(results())
+        recorded = in_order(results())
         return recorded[[name for name in recorded if name in TRIAL_COLUMNS or str(name).startswith(PARAM_PREFIX)]]
     if not directory.exists(PLAN):  # the command was killed between the first two writes of a study
         trials = expand(manifest.spec, source=manifest.source)
@@ -359,6 +331,19 @@ def _read_plan(directory: Place, manifest: Manifest, results: Callable[[], pd.Da
         return planned
     plan: pd.DataFrame = read_plan_table(directory, manifest.spec).to_pandas()
     return plan
+
+
+def _aligned(results: pd.DataFrame, ids: pd.Series[str]) -> pd.DataFrame:
+    """Return the row of each trial in `ids`, missing values if it has none; pandas' ``merge`` takes thrice as long."""
+    places = pc.index_in(pa.array(ids, pa.string()), value_set=pa.array(results["trial_id"], pa.string()))
+    return results.reset_index(drop=True).reindex(places.fill_null(-1).to_numpy())
+
+
+def _texts(ids: pd.Series[str], by_id: Mapping[str, str]) -> pd.Series[str]:
+    """Return the text of each id, empty if it has none."""
+    if not by_id:
+        return pd.Series("", ids.index, dtype="str")
+    return ids.map(by_id).fillna("").astype("str")
 
 
 def _planned_ids(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pa.ChunkedArray:
@@ -374,45 +359,7 @@ def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Seque
     kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
     for merged in kept.keys() - set(names):
         del kept[merged]
-    return _effective({name: kept[name] for name in names})
-
-
-def _results_by_status(directory: Place, names: Sequence[str]) -> dict[str, pa.Table]:
-    return read_run_tables(directory, names, _STATUS_COLUMNS)
-
-
-def _effective(parts: Mapping[str, pa.Table]) -> pd.DataFrame:
-    """Return the effective result of each trial.
-
-    That is the latest final result, whatever the clocks of interrupted runs; without a final result, the latest one.
-    """
-    return _effective_of(_whole(parts))
-
-
-def _effective_of(whole: pa.Table) -> pd.DataFrame:
-    runs: pd.DataFrame = whole.to_pandas()
-    if _is_unique(whole["trial_id"]):  # sorting a million runs takes a second
-        return runs
-    return _in_order(runs).drop_duplicates("trial_id", keep="last")
-
-
-def _whole(parts: Mapping[str, pa.Table]) -> pa.Table:
-    """Return all rows of parts, with the name of each row's part."""
-    some = next(iter(parts.values()), runs_schema([]).empty_table())
-    whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
-    codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(table) for table in parts.values()])
-    names = pa.DictionaryArray.from_arrays(codes, pa.array(list(parts), pa.string()))
-    return whole.append_column(_PART, names.cast(pa.string()))
-
-
-def _is_unique(ids: pa.ChunkedArray) -> bool:
-    return bool(pc.count_distinct(ids).as_py() == len(ids))
-
-
-def _in_order(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs without a final result, then the others, each by the time at which they were recorded."""
-    order = runs.assign(final=runs["status"].isin(_FINAL)).sort_values(["final", "finished_at"], kind="stable").index
-    return runs.loc[order]
+    return effective(rows_of({name: kept[name] for name in names}))
 
 
 def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,93 @@
+"""Which result of a run counts: a study's parts may contain several, and may be merged while they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sensitivity.store.directory import Place
+from sensitivity.store.logs import log_parts
+from sensitivity.store.manifest import Manifest, read_manifest
+from sensitivity.store.parts import DamagedError, read_run_tables
+from sensitivity.store.schema import RUNS, runs_schema
+from sensitivity.study.results import Status
+
+T = TypeVar("T")
+
+PART = "_part"
+"""Column with the name of the part that contains a run's result."""
+STATUS_COLUMNS = ("trial_id", "status", "finished_at")
+"""Columns that determine which result of a run counts."""
+FINAL = [status.value for status in Status if status.final]
+
+
+def part_by_trial(directory: Place, names: Sequence[str] | None = None) -> pd.Series[str]:
+    """Return the part with the effective result of each trial, among `names` or all parts.
+
+    Raises:
+        StorageError: a part is damaged.
+    """
+    read = partial(results_by_status, directory)
+    tables = from_parts(directory, read_manifest(directory), read) if names is None else read(names)
+    return effective(rows_of(tables)).set_index("trial_id")[PART]
+
+
+def part_names(directory: Place, manifest: Manifest) -> tuple[str, ...]:
+    """Return the parts of runs, and the logs of unfinished runs if the study is trained elsewhere."""
+    logs = log_parts(directory) if manifest.spec.observed is not None else ()  # before parts: a log becomes a part
+    return (*logs, *directory.child(RUNS).files(".parquet"))
+
+
+def from_parts(directory: Place, manifest: Manifest, read: Callable[[Sequence[str]], T]) -> T:
+    """Return what `read` makes of the names of all parts, again if parts have been merged meanwhile."""
+    names = part_names(directory, manifest)
+    while True:
+        try:
+            return read(names)
+        except DamagedError:
+            now = part_names(directory, manifest)
+            if now == names:
+                raise
+            names = now
+
+
+def results_by_status(directory: Place, names: Sequence[str]) -> dict[str, pa.Table]:
+    """Return parts of runs by name, with the columns that determine which result of a run counts."""
+    return read_run_tables(directory, names, STATUS_COLUMNS)
+
+
+def effective(rows: pa.Table) -> pd.DataFrame:
+    """Return the effective result of each trial among all rows of a study (`rows_of`).
+
+    That is the latest final result, whatever the clocks of interrupted runs; without a final result, the latest one.
+    """
+    runs: pd.DataFrame = rows.to_pandas()
+    if is_unique(rows["trial_id"]):  # sorting a million runs takes a second
+        return runs
+    return in_order(runs).drop_duplicates("trial_id", keep="last")
+
+
+def rows_of(parts: Mapping[str, pa.Table]) -> pa.Table:
+    """Return all rows of parts, with the name of each row's part."""
+    some = next(iter(parts.values()), runs_schema([]).empty_table())
+    whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
+    codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(table) for table in parts.values()])
+    names = pa.DictionaryArray.from_arrays(codes, pa.array(list(parts), pa.string()))
+    return whole.append_column(PART, names.cast(pa.string()))
+
+
+def is_unique(ids: pa.ChunkedArray) -> bool:
+    """Whether no id occurs twice."""
+    return bool(pc.count_distinct(ids).as_py() == len(ids))
+
+
+def in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs without a final result, then the others, each by the time at which they were recorded."""
+    order = runs.assign(final=runs["status"].isin(FINAL)).sort_values(["final", "finished_at"], kind="stable").index
+    return runs.loc[order]
