@@ -126,7 +126,7 @@ class Evaluations:
     def _renamed(self, parts: pd.Series[str]) -> pd.Series[str]:
         with self._lock:
             gone = parts.isin(self._merged)
-            return parts.mask(gone, self._current.reindex(parts.index)) if gone.any() else parts
+            return parts.mask(gone, self._current.reindex(parts.index)).dropna() if gone.any() else parts
 
     def _chosen(self, parts: pd.Series[str], key: object, columns: tuple[str, ...], choose: Choice) -> pd.DataFrame:
         return self._read(parts, lambda current: self._selected(current, key, columns, choose))

@@ -111,12 +111,16 @@ class PackScheduler:
         """Record a running pack's progress; the first call has its start, 0 or the position of a checkpoint."""
         self._reached[pack.id] = fraction
 
-    def finish(self, pack: Pack, result: PackResult) -> None:
-        """Record that a pack has results."""
-        del self._running[pack.id]
-        self._reached.pop(pack.id, None)
+    def report(self) -> None:
+        """Record that a pack has reported results, written or not: workers are not lost whatever they train."""
         self._losses.clear()
         self._any_finished = True
+
+    def finish(self, pack: Pack, result: PackResult) -> None:
+        """Record that a pack has results."""
+        self.report()
+        del self._running[pack.id]
+        self._reached.pop(pack.id, None)
         self._tell(result)
 
     def give_up(self, result: PackResult) -> None:

@@ -23,14 +23,21 @@ class ResultWriter:
         self._write = write
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="result-writer")
         self._unwritten: deque[tuple[Pack, PackResult, Future[None]]] = deque()
+        self.failed = False
+        """Whether a result could not be written."""
 
     def __len__(self) -> int:
         """Return the number of results that `written` has not returned yet."""
         return len(self._unwritten)
 
+    @property
+    def packs(self) -> list[Pack]:
+        """Packs with a result that `written` has not returned yet."""
+        return [pack for pack, _, _ in self._unwritten]
+
     def __contains__(self, pack: Pack) -> bool:
         """Return whether a pack has a result that `written` has not returned yet."""
-        return any(pack.id == own.id for own, _, _ in self._unwritten)
+        return any(pack.id == own.id for own in self.packs)
 
     def put(self, pack: Pack, result: PackResult) -> None:
         """Write a result soon, after some of those before it if they are many."""
@@ -47,11 +54,17 @@ class ResultWriter:
             Exception: `write` raised it.
         """
         while self._unwritten and (wait or self._unwritten[0][2].done()):
-            pack, result, writing = self._unwritten.popleft()
-            writing.result()
+            pack, result, writing = self._unwritten[0]
+            try:
+                writing.result()
+            except Exception:
+                self._unwritten.popleft()
+                self.failed = True
+                raise
+            self._unwritten.popleft()
             wait = False
             yield pack, result
 
     def close(self) -> None:
-        """End the threads; results whose writing has not begun are discarded."""
-        self._threads.shutdown(cancel_futures=True)
+        """End the threads once all results are written, or the begun ones if one could not be written."""
+        self._threads.shutdown(cancel_futures=self.failed)

@@ -212,6 +212,7 @@ class _Recorder(tune.Callback):
         if "result" in result:
             found: PackResult = result["result"]
             result["result"] = pack.id  # Tune keeps all results until its end, which would include all curves
+            self._scheduler.report()
             self._writer.put(pack, found)
         elif "changed" in result:
             self.fault = UserError(
@@ -251,7 +252,8 @@ class _Recorder(tune.Callback):
     @property
     def only_writes(self) -> bool:
         """Whether there are results to write, and no pack is in training."""
-        return self.fault is None and 0 < len(self._writer) >= self._scheduler.running
+        ended = sum(map(self._scheduler.runs, self._writer.packs))
+        return len(self._writer) > 0 and not self._writer.failed and ended == self._scheduler.running
 
     def collect(self, *, wait: bool = False) -> int:
         """Count the results that have been written; with `wait`, wait for one. Return their number."""
@@ -272,9 +274,17 @@ class _Recorder(tune.Callback):
 
     def close(self) -> None:
         """Wait until all results have been written, or one can't be."""
-        while len(self._writer) and self.fault is None:
+        try:
+            self._drain()
+        finally:  # after a signal, which does not come twice, there may be more
+            try:
+                self._drain()
+            finally:
+                self._writer.close()
+
+    def _drain(self) -> None:
+        while len(self._writer) and not self._writer.failed:
             self.collect(wait=True)
-        self._writer.close()
 
     def _write(self, pack: Pack, result: PackResult) -> None:
         def write() -> None:

@@ -21,8 +21,9 @@ import torch
 
 from sensitivity.execution.sources import planned_trials
 from sensitivity.store.directory import Place
+from sensitivity.store.effective import part_by_trial
 from sensitivity.store.manifest import Manifest
-from sensitivity.store.parts import read_run_tables
+from sensitivity.store.parts import MergedError, read_run_tables
 from sensitivity.store.reader import read_evaluations, read_plan, read_statuses
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import Metric
@@ -216,7 +217,11 @@ def budget_seconds(elapsed: float) -> float:
 def curves_of(directory: Place, recorded: RecordedPack) -> dict[str, Curve]:
     """Return the recorded curve of each run of a pack, by trial id."""
     columns = ["trial_id", "step", *recorded.metrics]
-    table = read_evaluations(directory, recorded.part, columns, set(recorded.statuses))
+    ids = set(recorded.statuses)
+    try:
+        table = read_evaluations(directory, recorded.part, columns, ids)
+    except MergedError:  # the runs of a part are merged into one part
+        table = read_evaluations(directory, str(part_by_trial(directory)[min(ids)]), columns, ids)
     curves: dict[str, dict[int, tuple[float, ...]]] = {id_: {} for id_ in recorded.statuses}
     for id_, step, *values in zip(*(table[name].to_pylist() for name in columns), strict=True):
         curves[id_][step] = tuple(math.nan if value is None else value for value in values)  # of a split left out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from sensitivity.store.directory import Place
+from sensitivity.store.effective import part_by_trial
+from sensitivity.store.parts import MergedError
 from sensitivity.store.reader import StudyRuns, read_evaluations
 from sensitivity.store.schema import CURVE_COLUMNS, PARAM_PREFIX, PHASE_PREFIX, further_metrics
 from sensitivity.study.arms import Arm
@@ -89,8 +92,17 @@ def finished_runs(
     fixed = {name: _fixed(arm) for name, arm in spec.optimizers.items()}
     by_id = {row["trial_id"]: row for row in wanted.to_dict("records")}
     parts = study.parts[study.parts.index.isin(by_id.keys())]
-    for part, own in parts.groupby(parts, sort=False):
-        curves = _by_run(read_evaluations(directory, str(part), columns, set(own.index)))
+    waiting = deque(parts.groupby(parts, sort=False))
+    while waiting:
+        part, own = waiting[0]
+        try:
+            curves = _by_run(read_evaluations(directory, str(part), columns, set(own.index)))
+        except MergedError:
+            left = pd.concat([group for _, group in waiting]).index
+            parts = part_by_trial(directory).reindex(left).dropna()
+            waiting = deque(parts.groupby(parts, sort=False))
+            continue
+        waiting.popleft()
         for trial_id in own.index:
             row = by_id[trial_id]
             yield _finished(row, curves.get(str(trial_id), []), config, fixed.get(row["optimizer"], frozenset()))

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from sensitivity.store.directory import Place
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import Manifest, read_manifest
-from sensitivity.store.parts import DamagedError, read_run_tables
+from sensitivity.store.parts import read_run_tables
 from sensitivity.store.schema import RUNS, runs_schema
+from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def part_by_trial(directory: Place, names: Sequence[str] | None = None) -> pd.Se
         StorageError: a part is damaged.
     """
     read = partial(results_by_status, directory)
-    tables = from_parts(directory, read_manifest(directory), read) if names is None else read(names)
+    tables = from_parts(lambda: part_names(directory, read_manifest(directory)), read) if names is None else read(names)
     return effective(rows_of(tables)).set_index("trial_id")[PART]
 
 
@@ -44,15 +45,15 @@ def part_names(directory: Place, manifest: Manifest) -> tuple[str, ...]:
     return (*logs, *directory.child(RUNS).files(".parquet"))
 
 
-def from_parts(directory: Place, manifest: Manifest, read: Callable[[Sequence[str]], T]) -> T:
-    """Return what `read` makes of the names of all parts, again if parts have been merged meanwhile."""
-    names = part_names(directory, manifest)
+def from_parts(listed: Callable[[], Sequence[str]], read: Callable[[Sequence[str]], T]) -> T:
+    """Return what `read` makes of the names that `listed` returns, again if parts have been merged meanwhile."""
+    names = listed()
     while True:
         try:
             return read(names)
-        except DamagedError:
-            now = part_names(directory, manifest)
-            if now == names:
+        except StorageError:
+            now = listed()
+            if set(names) <= set(now):
                 raise
             names = now
 

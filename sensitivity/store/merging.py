@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from sensitivity.store.directory import Place
 from sensitivity.store.effective import part_by_trial
-from sensitivity.store.parquet import Allowance
+from sensitivity.store.parquet import Allowance, read_parquet
 from sensitivity.store.parts import damaged, read_curve_tables, read_run_tables
 from sensitivity.store.schema import CURVES, OBSERVED_PART, RUNS, curves_schema, further_metrics
 from sensitivity.store.writer import parquet_bytes
+from sensitivity.study.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     """Merge the small parts of a study if there are at least `fewest`; return the number of parts that were removed.
 
     Results that another part supersedes, such as those of an interrupted run that was trained again, are left out.
+    Parts that readers would refuse together remain as they are.
 
     Args:
         directory: study directory, whose lock the caller holds.
@@ -50,30 +52,35 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     if len(small) < fewest:
         return 0
     logger.warning("%s: merging %s small files of results into larger ones", directory.uri, f"{len(small):,}")
-    parts = part_by_trial(directory, list(runs))
+    removed, parts = 0, part_by_trial(directory, list(runs))
     kept = {str(name): set(own.index) for name, own in parts.groupby(parts)}
     for group in _groups(small, sizes):
         whole = _merged_runs(directory, group, kept)
         if len(whole):
-            name = f"merged-{uuid.uuid4().hex[:12]}.parquet"
-            _write(directory, name, whole, _merged_curves(directory, group, kept, whole.column_names))
+            curve = _merged_curves(directory, group, kept, whole.column_names)
+            if not (_is_readable(whole) and _is_readable(curve)):
+                continue
+            _write(directory, f"merged-{uuid.uuid4().hex[:12]}.parquet", whole, curve)
+        removed += len(group)
         require()
         _delete(directory, [f"{RUNS}/{each}" for each in group])
         _delete(directory, [f"{CURVES}/{each}" for each in group])
     # Curves whose runs were never written, or were removed by a merge that was killed.
     left = [name for name in curves.keys() - runs.keys() if not name.startswith(OBSERVED_PART)]
     _delete(directory, [f"{CURVES}/{name}" for name in left])
-    return len(small)
+    return removed
 
 
 def _groups(names: Iterable[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """Cut names into groups of about `_MERGED_BYTES`."""
     group: list[str] = []
+    size = 0
     for name in names:
         group.append(name)
-        if sum(sizes[each] for each in group) >= _MERGED_BYTES:
+        size += sizes[name]
+        if size >= _MERGED_BYTES:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 
@@ -98,14 +105,31 @@ def _only(table: pa.Table, ids: Collection[str]) -> pa.Table:
     return table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
 
 
+def _is_readable(table: pa.Table) -> bool:
+    """Whether a part is within the limit of readers on its own, however many others they read.
+
+    The long tracebacks of runs that all failed alike compress too well together.
+    """
+    try:
+        read_parquet(pa.BufferReader(parquet_bytes(table)), lambda names: names, Allowance(free=0))
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _write(directory: Place, name: str, runs: pa.Table, curves: pa.Table) -> None:
-    """Write a part, and read it again before its sources are removed."""
+    """Write a part, and read it again before its sources are removed; a part that can't be read is removed."""
     directory.write(f"{CURVES}/{name}", parquet_bytes(curves))
     directory.write(f"{RUNS}/{name}", parquet_bytes(runs))
-    again = read_run_tables(directory, [name])[name]
-    ((_, measured),) = read_curve_tables(directory, [name], curves.column_names, Allowance())
-    if again.num_rows != runs.num_rows or measured.num_rows != curves.num_rows:
-        raise damaged(directory, f"{RUNS}/{name}", "it was written with other rows")
+    try:
+        again = read_run_tables(directory, [name])[name]
+        ((_, measured),) = read_curve_tables(directory, [name], curves.column_names, Allowance())
+        if again.num_rows != runs.num_rows or measured.num_rows != curves.num_rows:
+            raise damaged(directory, f"{RUNS}/{name}", "it was written with other rows")
+    except StorageError:
+        _delete(directory, [f"{RUNS}/{name}"])
+        _delete(directory, [f"{CURVES}/{name}"])
+        raise
 
 
 def _delete(directory: Place, names: Sequence[str]) -> None:

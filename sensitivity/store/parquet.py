@@ -24,8 +24,9 @@ _DIRECT_READ_BYTES = 16 * 2**20
 class Allowance:
     """Memory budget, in bytes, for the tables of one study directory."""
 
-    def __init__(self) -> None:
-        self._left = FREE_BYTES
+    def __init__(self, free: int = FREE_BYTES) -> None:
+        """Start with `free` bytes."""
+        self._left = free
 
     def add_file(self, size: int) -> None:
         """Raise the budget by ``BYTES_PER_BYTE`` times the file size `size`."""

@@ -206,10 +206,10 @@ def _opened(directory: Place, names: Sequence[str]) -> Iterator[tuple[str, pa.Na
 
 def _present(directory: Place, name: str, source: pa.NativeFile | None) -> pa.NativeFile:
     if source is None:
-        folder, _, part = name.partition("/")
-        if folder == CURVES and not directory.exists(f"{RUNS}/{part}"):
+        part = name.partition("/")[2]
+        if part and not directory.exists(f"{RUNS}/{part}"):
             raise MergedError(
-                f"{directory.uri}: results were merged into larger files while they were read\n"
+                f"{directory.uri}: results were merged into larger files, or moved away, while they were read\n"
                 "  Run the same command again; nothing was changed"
             )
         raise damaged(directory, name, "it is missing")

@@ -22,6 +22,7 @@ from sensitivity.store.effective import (
     from_parts,
     in_order,
     is_unique,
+    part_names,
     results_by_status,
     rows_of,
 )
@@ -31,6 +32,7 @@ from sensitivity.store.notes import read_notes
 from sensitivity.store.parquet import Allowance
 from sensitivity.store.parts import (
     DamagedError,
+    MergedError,
     params,
     read_curve_tables,
     read_plan_table,
@@ -142,10 +144,17 @@ def read_study(directory: Place) -> Study:
         StorageError: there is no study, its schema version is another one, or a part is damaged; the message names the
             part and the way to continue.
     """
-    read = read_runs(directory)
-    curves = _read_curves(directory, read.parts, further_metrics(read.manifest.spec.measured()))
+    try:
+        read, curves = _runs_and_curves(directory)
+    except MergedError:  # parts of the runs that were just read
+        read, curves = _runs_and_curves(directory)
     ledger, settling = read_ledger(directory), read_settling_runs(directory)
     return Study(read.manifest, read.runs, curves, read.unplanned, ledger, settling_runs=settling)
+
+
+def _runs_and_curves(directory: Place) -> tuple[StudyRuns, pd.DataFrame]:
+    read = read_runs(directory)
+    return read, _read_curves(directory, read.parts, further_metrics(read.manifest.spec.measured()))
 
 
 def read_settling_runs(directory: Place) -> pd.DataFrame | None:
@@ -174,7 +183,9 @@ def read_runs(
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = from_parts(directory, manifest, partial(_results, directory, {} if kept is None else kept))
+    results = from_parts(
+        partial(part_names, directory, manifest), partial(_results, directory, {} if kept is None else kept)
+    )
     plan = _read_plan(directory, manifest, lambda: results)
     for name in manifest.spec.hyperparameters:
         if PARAM_PREFIX + name not in plan.columns:  # written before the study had the hyperparameter
@@ -203,7 +214,9 @@ def read_statuses(directory: Place) -> StudyStatuses:
     """
     manifest = read_manifest(directory)
     columns = (*STATUS_COLUMNS, "message")
-    tables = from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
+    tables = from_parts(
+        partial(part_names, directory, manifest), lambda names: read_run_tables(directory, names, columns)
+    )
     results = effective(rows_of(tables))
     planned = _planned_ids(directory, manifest, lambda: results).to_pandas().rename("trial_id")
     runs = results.set_index("trial_id")[["status", "message", PART]].reindex(planned).reset_index()
@@ -218,7 +231,7 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    whole = rows_of(from_parts(directory, manifest, partial(results_by_status, directory)))
+    whole = rows_of(from_parts(partial(part_names, directory, manifest), partial(results_by_status, directory)))
     if not is_unique(whole["trial_id"]):
         whole = pa.Table.from_pandas(effective(whole)[["trial_id", "status"]], preserve_index=False)
     planned = _planned_ids(directory, manifest, whole.to_pandas)
@@ -257,7 +270,9 @@ def read_plan(directory: Place) -> pd.DataFrame:
     manifest = read_manifest(directory)
     try:
         return _read_plan(
-            directory, manifest, lambda: from_parts(directory, manifest, partial(_results, directory, {}))
+            directory,
+            manifest,
+            lambda: from_parts(partial(part_names, directory, manifest), partial(_results, directory, {})),
         )
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
@@ -270,7 +285,8 @@ def finished_trials(directory: Place) -> frozenset[str]:
     Raises:
         StorageError: a part is damaged.
     """
-    results = effective(rows_of(results_by_status(directory, directory.child(RUNS).files(".parquet"))))
+    names = partial(directory.child(RUNS).files, ".parquet")
+    results = effective(rows_of(from_parts(names, partial(results_by_status, directory))))
     return frozenset(results.loc[results["status"].isin(FINAL), "trial_id"])
 
 
@@ -356,10 +372,12 @@ def _planned_ids(directory: Place, manifest: Manifest, results: Callable[[], pd.
 
 def _results(directory: Place, kept: MutableMapping[str, pa.Table], names: Sequence[str]) -> pd.DataFrame:
     """Return the effective result of each trial, and the part in `names` that contains it."""
-    kept.update(read_run_tables(directory, [name for name in names if name not in kept]))
-    for merged in kept.keys() - set(names):
-        del kept[merged]
-    return effective(rows_of({name: kept[name] for name in names}))
+    tables = {name: kept[name] for name in names if name in kept}
+    tables |= read_run_tables(directory, [name for name in names if name not in tables])
+    kept.update(tables)  # other threads may read other versions of the study
+    for merged in set(kept) - set(names):
+        kept.pop(merged, None)
+    return effective(rows_of({name: tables[name] for name in names}))
 
 
 def _read_curves(directory: Place, parts: pd.Series[str], metrics: Sequence[str]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -205,6 +206,38 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
     assert progress.done == len(packs[0].trials)
     assert progress.fraction == progress.done / 20
     assert [scheduler.take() for _ in packs] == [*packs[1:], None], "it is not trained again"
+
+
+def test_what_was_reported_is_written_whatever_ends_the_command(write_study, tmp_path, monkeypatch):
+    from sensitivity.execution import runner
+
+    plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
+    manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 1)
+    scheduler = PackScheduler(packs, workers=1)
+    shares = {part_of(trial): Share(work=5.0) for trial in plan.trials}
+    progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda group: 1.0)
+    closing, real = threading.Event(), runner.append
+
+    def append(*arguments, **options):
+        assert closing.wait(30)
+        real(*arguments, **options)
+
+    monkeypatch.setattr(runner, "append", append)
+    with WriterLock(directory) as lock:
+        to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
+        recorder = runner._Recorder(scheduler, to, progress, lambda: None)
+        for _ in range(12):
+            pack = scheduler.take()
+            trial = SimpleNamespace(config={"parcel": runner._PackConfig(pack)}, error_file=None)
+            runs = tuple(RunResult(trial=each, status=Status.FAILED) for each in pack.trials)
+            result = PackResult(runs=runs, pack_id=pack.id, host="", device="", started_at=0.0, wall_seconds=0.0)
+            recorder.on_trial_result(0, [], trial, {"result": result})
+        recorder.on_trial_result(0, [], trial, {"changed": "the code of the model has changed"})
+        assert progress.done == 0
+        closing.set()
+        recorder.close()
+    assert progress.done == len(directory.child("runs").files(".parquet")) == 12
+    assert "has changed" in str(recorder.fault)
 
 
 HOURS = """

@@ -79,6 +79,33 @@ def test_many_unwritten_results_make_further_ones_wait(writer, gates):
     assert len(writer) == most + 1
 
 
+def test_a_stop_while_waiting_loses_nothing(writer, gates):
+    for pack in PACKS[:3]:
+        put(writer, pack)
+
+    class StoppedOnce:
+        def __init__(self, own):
+            self.own, self.stopped = own, False
+
+        def result(self):
+            if not self.stopped:
+                self.stopped = True
+                raise KeyboardInterrupt
+            return self.own.result()
+
+    pack, found, writing = writer._unwritten[0]
+    writer._unwritten[0] = pack, found, StoppedOnce(writing)
+    with pytest.raises(KeyboardInterrupt):
+        list(writer.written(wait=True))
+    for gate in gates.values():
+        gate.set()
+    got = []
+    while len(writer):
+        got += ids(writer.written(wait=True))
+    assert got == [pack.id for pack in PACKS[:3]]
+    assert not writer.failed
+
+
 def test_what_can_not_be_written_is_raised_and_the_rest_is_discarded(gates):
     written = []
 

@@ -5,12 +5,21 @@ import pandas as pd
 import pytest
 
 from sensitivity.analysis.evaluations import Evaluations, read_tables
-from sensitivity.execution.verification import recorded_packs, trained_parts
-from sensitivity.store import merging
+from sensitivity.execution.verification import curves_of, recorded_packs, trained_parts
+from sensitivity.exporting.runs import finished_runs
+from sensitivity.store import merging, reader
 from sensitivity.store.directory import Place, place
+from sensitivity.store.effective import from_parts, results_by_status
 from sensitivity.store.manifest import read_manifest, write_manifest
 from sensitivity.store.merging import merge_parts
-from sensitivity.store.reader import read_counts, read_evaluations, read_runs, read_statuses, read_study
+from sensitivity.store.reader import (
+    finished_trials,
+    read_counts,
+    read_evaluations,
+    read_runs,
+    read_statuses,
+    read_study,
+)
 from sensitivity.store.schema import CURVES, RUNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError
@@ -210,6 +219,114 @@ def test_the_cache_of_a_dashboard_drops_merged_parts(directory, make):
     assert len(kept) == 1
     evaluations.best(new, "train_loss")
     assert [len(each.parts) for each in evaluations._kept.values()] == [1]
+
+
+@pytest.mark.parametrize("characters", [10_000, 60_000])
+def test_runs_that_all_failed_alike_stay_readable(tmp_path, make, characters):
+    """Their tracebacks compress so well together that readers would refuse a merged part, or two of them."""
+    directory = place(str(tmp_path))
+    spec = make.study(seeds=400, optimizers={"sgd": SGD})
+    write_manifest(directory, spec, "")
+    trials = expand(spec)
+    write_plan(directory, trials)
+    text = "Traceback (most recent call last):\n" + "x" * characters
+    for first in range(0, len(trials), 50):
+        failed = [make.run(each, Status.FAILED, losses=(2.0,), traceback=text) for each in trials[first : first + 50]]
+        make.add(directory, *failed, pack_id=f"pack{first}")
+    before = read_runs(directory).runs
+    merge(directory)
+    pd.testing.assert_frame_equal(read_runs(directory).runs, before)
+    assert read_counts(directory).by_status["failed"] == len(trials)
+
+
+def test_a_merged_part_that_can_not_be_read_is_removed(directory, make, monkeypatch):
+    written(directory, make)
+    before = make.snapshot(directory)
+    real = merging.read_run_tables
+
+    def damaged(directory, names, *columns):
+        if names[0].startswith("merged-"):
+            raise StorageError("the disk returns something else")
+        return real(directory, names, *columns)
+
+    monkeypatch.setattr(merging, "read_run_tables", damaged)
+    with pytest.raises(StorageError, match="something else"):
+        merge(directory)
+    assert make.snapshot(directory) == before
+
+
+def test_readers_that_know_the_old_parts_of_a_study(directory, make, monkeypatch):
+    """Whatever reads runs first and curves later: a merge in between."""
+    written(directory, make)
+    before, study = content(directory), read_runs(directory)
+    packs = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
+    curves = [curves_of(directory, pack) for pack in packs]
+    sent = list(finished_runs(directory, study, study.runs, {}))
+    sending = finished_runs(directory, study, study.runs, {})
+    begun = [next(sending), next(sending)]
+    real, merged = reader._read_curves, []
+
+    def after_a_merge(*arguments):
+        if not merged:
+            merged.append(merge(directory))
+        return real(*arguments)
+
+    monkeypatch.setattr(reader, "_read_curves", after_a_merge)
+    assert_equal(content(directory), before)
+    assert merged
+    assert repr([curves_of(directory, pack) for pack in packs]) == repr(curves), "NaN included"
+    found = {run.trial_id: run for run in [*begun, *sending]}
+    assert repr(found) == repr({name: {run.trial_id: run for run in sent}[name] for name in found})
+    assert len(found) == len(sent)
+    assert finished_trials(directory) == frozenset(
+        before[0].loc[before[0]["status"] != "interrupted", "trial_id"]
+    ) | frozenset(trial.id for trial in expand(make.study(seeds=3, optimizers={"gone": SGD}))[:2])
+
+
+def test_runs_that_are_gone_are_left_out_of_what_was_read_before(directory, make):
+    written(directory, make)
+    tables = read_tables(directory)
+    gone = str(tables.study.parts.iloc[5])
+    directory.delete(f"{RUNS}/{gone}")
+    directory.delete(f"{CURVES}/{gone}")
+    merge(directory)
+    left = tables.study.parts[tables.study.parts != gone].index
+    wanted = read_tables(directory).best("train_loss")
+    assert set(tables.best("train_loss")["trial_id"]) == set(wanted["trial_id"]) <= set(left)
+
+
+def test_versions_of_a_study_that_are_read_at_once_share_a_cache(directory, make, monkeypatch):
+    """The earlier version drops parts that the later one has just read."""
+    written(directory, make)
+    kept, real, inner = {}, reader.read_run_tables, []
+
+    def read_with_another(directory, names, *columns):
+        found = real(directory, names, *columns)
+        if not inner:
+            inner.append(True)
+            make.add(directory, make.run(expand(make.study(optimizers={"other": SGD}))[0]), pack_id="added")
+            inner.append(read_runs(directory, kept))
+        return found
+
+    monkeypatch.setattr(reader, "read_run_tables", read_with_another)
+    first = read_runs(directory, kept).runs
+    pd.testing.assert_frame_equal(read_runs(directory, kept).runs, first)
+    assert len(kept) == len(directory.child(RUNS).files(".parquet"))
+
+
+def test_a_damaged_part_is_named_while_other_parts_are_added(directory, make):
+    written(directory, make)
+    victim = directory.child(RUNS).files(".parquet")[0]
+    directory.write(f"{RUNS}/{victim}", directory.read(f"{RUNS}/{victim}")[:-20])
+    listed = []
+
+    def names():
+        listed.append(f"added-{len(listed)}.parquet")
+        assert len(listed) < 5
+        return (victim, *listed)
+
+    with pytest.raises(StorageError, match="damaged Parquet file"):
+        from_parts(names, lambda some: results_by_status(directory, some[:1]))
 
 
 def test_a_damaged_part_stops_a_merge_before_anything_is_removed(directory, make):
