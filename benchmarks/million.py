@@ -1,11 +1,12 @@
 """A million short runs: planning and training them on this machine, and reading a study of that size.
 
-    python benchmarks/million.py [--train 20000] [--read 1000000] [--root FOLDER] [--record]
+    python benchmarks/million.py [--train 20000] [--read 1000000] [--part 64] [--root FOLDER] [--record]
 
 Trains `--train` runs of the noisy quadratic (10 steps, 11 evaluations each), and reads a synthetic study of `--read`
-runs of 11 evaluations in parts of 1,024 runs, as the packs of such short runs are. Every command runs in a fresh
-process; the dashboard is opened in Chromium. Processor time is that of all processes of the command: the driver, Ray
-and the workers. On a machine that others use, it says more than wall time.
+runs of 11 evaluations. Its parts have `--part` runs, 1,024 as the packs of such short runs or 64 as those of long ones,
+and are merged before it is read. Every command runs in a fresh process; the dashboard is opened in Chromium. Processor
+time is that of all processes of the command: the driver, Ray and the workers. On a machine that others use, it says
+more than wall time.
 
 Goals for 1,000,000 runs on a quiet machine: 1,000 runs a second and a driver of 1 GB; `list` in 2 s, `verdict` in 60 s,
 the report in 5 minutes and 6 GB, the dashboard open in 15 s.
@@ -33,7 +34,6 @@ from sensitivity.study.provenance import machine, package_versions
 
 RECORD = Path(__file__).parent / "results" / "million.md"
 _EVALUATIONS = 10
-_RUNS_A_PART = 1_024
 _CELLS_TIMES = 2 * 2 * 8
 """Runs of each pair of a learning rate and a second hyperparameter: two optimizers, two batch sizes, eight seeds."""
 _STUDY = """
@@ -125,11 +125,25 @@ def train(runs: int) -> list[str]:
     return rows
 
 
+_MERGE = """
+import sys
+from sensitivity.store.directory import place
+from sensitivity.store.merging import merge_parts
+merge_parts(place(sys.argv[1]), require=lambda: None)
+"""
+
+
 def read(study: Path) -> list[str]:
-    """Read a study with each reader, and return rows of the table."""
+    """Merge the parts of a study, read it with each reader, and return rows of the table."""
     command = [sys.executable, "-m", "sensitivity.cli.main"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        before = len(list((study / "runs").iterdir()))
+        listed = measured([*command, "list", str(study.parent)], cwd=folder)
+        merged = measured([sys.executable, "-c", _MERGE, str(study)], cwd=folder)
+        after = len(list((study / "runs").iterdir()))
+        rows.append(_row(f"`list` of {before:,} parts", listed, "– | –"))
+        rows.append(_row(f"merging them into {after:,}", merged, "– | –"))
         for name, arguments in {
             "list": ["list", str(study.parent)],
             "verdict": ["verdict", str(study)],
@@ -163,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=int, default=20_000, help="runs that are trained; 0 for none")
     parser.add_argument("--read", type=int, default=1_000_000, help="runs of the synthetic study; 0 for none")
+    parser.add_argument("--part", type=int, default=1_024, help="runs in a part of it before parts are merged")
     parser.add_argument("--root", type=Path, help="folder in which the synthetic study is written, or already is")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
@@ -174,7 +189,7 @@ def main() -> None:
             study = (arguments.root or Path(temporary)).resolve() / spec.name
             if not study.exists():
                 study.mkdir(parents=True)
-                write_study(study, spec, _EVALUATIONS, runs_a_part=_RUNS_A_PART)
+                write_study(study, spec, _EVALUATIONS, runs_a_part=arguments.part)
             rows += read(study)
     versions = package_versions()
     packages = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "pandas", "pyarrow", "ray", "torch"))
@@ -187,7 +202,7 @@ def main() -> None:
             "",
             f"Load average {began:.1f} at the beginning, {os.getloadavg()[0]:.1f} at the end; n = 1 each, in a fresh "
             "process. The reading commands read "
-            f"{arguments.read:,} runs of {_EVALUATIONS + 1} evaluations in parts of {_RUNS_A_PART:,} runs.",
+            f"{arguments.read:,} runs of {_EVALUATIONS + 1} evaluations in parts of {arguments.part:,} runs.",
             "",
             "| command | wall s | CPU s | of it its own process | peak MB of it | runs/s of wall | runs/s of CPU |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
