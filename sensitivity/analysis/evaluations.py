@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sensitivity.analysis.clipping import CLIPPED, EFFECTIVE_LR
 from sensitivity.analysis.times import deciding_rows
@@ -159,18 +160,33 @@ class Evaluations:
     def _batches(self, names: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
         """Yield names of parts with their evaluations; column ``part`` is the part of each evaluation."""
         batch: dict[str, pa.Table] = {}
-        ids: set[str] = set()
+        rows = 0
         for name in names:
             table = read_evaluations(self.directory, name, columns)
-            own = set(table["trial_id"].unique().to_pylist())
-            # A run that was interrupted has a curve in a second part; selections need one curve per run.
-            if batch and (ids & own or sum(map(len, batch.values())) + len(table) > _ROWS):
-                yield _combined(batch)
-                batch, ids = {}, set()
+            if batch and rows + len(table) > _ROWS:
+                yield from _with_one_curve_a_run(batch)
+                batch, rows = {}, 0
             batch[name] = table
-            ids |= own
-        if batch:
-            yield _combined(batch)
+            rows += len(table)
+        yield from _with_one_curve_a_run(batch)
+
+
+def _with_one_curve_a_run(batch: dict[str, pa.Table]) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """Yield parts together, or in groups: a run that was interrupted has a curve in a second part."""
+    ids = [table["trial_id"].unique().cast(pa.string()) for table in batch.values()]
+    if batch and pc.count_distinct(pa.chunked_array(ids)).as_py() == sum(map(len, ids)):
+        yield _combined(batch)
+        return
+    group: dict[str, pa.Table] = {}
+    known: set[str] = set()
+    for (name, table), own in zip(batch.items(), map(set, map(pa.Array.to_pylist, ids)), strict=True):
+        if known & own:
+            yield _combined(group)
+            group, known = {}, set()
+        group[name] = table
+        known |= own
+    if group:
+        yield _combined(group)
 
 
 def _combined(batch: Mapping[str, pa.Table]) -> tuple[list[str], pd.DataFrame]:

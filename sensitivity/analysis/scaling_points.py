@@ -203,6 +203,8 @@ def _edges(parameters: pd.DataFrame, tied: list[str], names: tuple[str, ...], bo
         best = {name: float(parameters[name][cell]) for name in names}
         found = table_edges(parameters, best, names) if box is None else box_edges(box, best, names)
         shared = list(found) if shared is None else [edge for edge in shared if edge in found]
+        if not shared:  # where no run reaches the target, all cells are tied
+            break
     return tuple(shared or ())
 
 
