@@ -164,6 +164,15 @@ def test_where_no_worker_begins_for_changing_reasons_the_command_ends_later(tria
         scheduler.lose(scheduler.take(), "d", out_of_memory=False)
 
 
+def test_results_that_are_not_written_yet_show_that_workers_are_not_always_lost(trials):
+    scheduler = PackScheduler([Pack((trial,)) for trial in trials], workers=1)
+    lose_some(scheduler, 2)
+    scheduler.report()
+    lose_some(scheduler, 2)
+    with pytest.raises(UserError, match="3 workers in a row were lost"):
+        lose_some(scheduler, 1)
+
+
 def test_three_equal_crashes_before_any_result_end_the_command(trials):
     scheduler = PackScheduler([Pack(trials[:16]), Pack(trials[16:31]), Pack(trials[31:])], workers=4)
     lose_some(scheduler, 2, stderr=CRASH, begins=True)
