@@ -126,6 +126,8 @@ class Evaluations:
 
     def _renamed(self, parts: pd.Series[str]) -> pd.Series[str]:
         with self._lock:
+            if not self._merged:
+                return parts
             gone = parts.isin(self._merged)
             return parts.mask(gone, self._current.reindex(parts.index)).dropna() if gone.any() else parts
 

@@ -35,24 +35,25 @@ def part_by_trial(directory: Place, names: Sequence[str] | None = None) -> pd.Se
         StorageError: a part is damaged.
     """
     read = partial(results_by_status, directory)
-    tables = from_parts(lambda: part_names(directory, read_manifest(directory)), read) if names is None else read(names)
+    tables = from_parts(directory, read_manifest(directory), read) if names is None else read(names)
     return effective(rows_of(tables)).set_index("trial_id")[PART]
 
 
-def part_names(directory: Place, manifest: Manifest) -> tuple[str, ...]:
-    """Return the parts of runs, and the logs of unfinished runs if the study is trained elsewhere."""
-    logs = log_parts(directory) if manifest.spec.observed is not None else ()  # before parts: a log becomes a part
+def part_names(directory: Place, manifest: Manifest | None) -> tuple[str, ...]:
+    """Return the parts of runs, and the logs of unfinished runs if `manifest` is of a study trained elsewhere."""
+    elsewhere = manifest is not None and manifest.spec.observed is not None
+    logs = log_parts(directory) if elsewhere else ()  # before parts: a log becomes a part
     return (*logs, *directory.child(RUNS).files(".parquet"))
 
 
-def from_parts(listed: Callable[[], Sequence[str]], read: Callable[[Sequence[str]], T]) -> T:
-    """Return what `read` makes of the names that `listed` returns, again if parts have been merged meanwhile."""
-    names = listed()
+def from_parts(directory: Place, manifest: Manifest | None, read: Callable[[Sequence[str]], T]) -> T:
+    """Return what `read` makes of the names of all parts, again if parts have been merged meanwhile."""
+    names = part_names(directory, manifest)
     while True:
         try:
             return read(names)
         except StorageError:
-            now = listed()
+            now = part_names(directory, manifest)
             if set(names) <= set(now):
                 raise
             names = now

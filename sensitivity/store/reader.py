@@ -22,7 +22,6 @@ from sensitivity.store.effective import (
     from_parts,
     in_order,
     is_unique,
-    part_names,
     results_by_status,
     rows_of,
 )
@@ -183,9 +182,7 @@ def read_runs(
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    results = from_parts(
-        partial(part_names, directory, manifest), partial(_results, directory, {} if kept is None else kept)
-    )
+    results = from_parts(directory, manifest, partial(_results, directory, {} if kept is None else kept))
     plan = _read_plan(directory, manifest, lambda: results)
     for name in manifest.spec.hyperparameters:
         if PARAM_PREFIX + name not in plan.columns:  # written before the study had the hyperparameter
@@ -214,9 +211,7 @@ def read_statuses(directory: Place) -> StudyStatuses:
     """
     manifest = read_manifest(directory)
     columns = (*STATUS_COLUMNS, "message")
-    tables = from_parts(
-        partial(part_names, directory, manifest), lambda names: read_run_tables(directory, names, columns)
-    )
+    tables = from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
     results = effective(rows_of(tables))
     planned = _planned_ids(directory, manifest, lambda: results).to_pandas().rename("trial_id")
     runs = results.set_index("trial_id")[["status", "message", PART]].reindex(planned).reset_index()
@@ -231,7 +226,7 @@ def read_counts(directory: Place) -> StudyCounts:
         StorageError: as `read_study`.
     """
     manifest = read_manifest(directory)
-    whole = rows_of(from_parts(partial(part_names, directory, manifest), partial(results_by_status, directory)))
+    whole = rows_of(from_parts(directory, manifest, partial(results_by_status, directory)))
     if not is_unique(whole["trial_id"]):
         whole = pa.Table.from_pandas(effective(whole)[["trial_id", "status"]], preserve_index=False)
     planned = _planned_ids(directory, manifest, whole.to_pandas)
@@ -269,11 +264,8 @@ def read_plan(directory: Place) -> pd.DataFrame:
     """
     manifest = read_manifest(directory)
     try:
-        return _read_plan(
-            directory,
-            manifest,
-            lambda: from_parts(partial(part_names, directory, manifest), partial(_results, directory, {})),
-        )
+        read = partial(_results, directory, {})
+        return _read_plan(directory, manifest, lambda: from_parts(directory, manifest, read))
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
         return _results(directory, {}, directory.child(RUNS).files(".parquet"))
@@ -285,8 +277,7 @@ def finished_trials(directory: Place) -> frozenset[str]:
     Raises:
         StorageError: a part is damaged.
     """
-    names = partial(directory.child(RUNS).files, ".parquet")
-    results = effective(rows_of(from_parts(names, partial(results_by_status, directory))))
+    results = effective(rows_of(from_parts(directory, None, partial(results_by_status, directory))))
     return frozenset(results.loc[results["status"].isin(FINAL), "trial_id"])
 
 

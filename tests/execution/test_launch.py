@@ -183,21 +183,36 @@ def test_a_ray_that_can_not_be_had_is_a_message(running_ray, monkeypatch, kind):
     assert calls == ["auto", "local", "local"]
 
 
-def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_workers, write_study, tmp_path):
+@contextlib.contextmanager
+def recording(path, root, size):
+    """What receives results of the tiny study in packs of `size`, without Ray: its recorder and all it works on."""
     from sensitivity.execution import runner
 
-    plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
-    manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 5)
+    plan, directory = prepare(str(path)), place(str(root))
+    manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, size)
     scheduler = PackScheduler(packs, workers=1)
     shares = {part_of(trial): Share(work=5.0) for trial in plan.trials}
     progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda group: 1.0)
-    runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in packs[0].trials)
-    result = PackResult(runs=runs, pack_id=packs[0].id, host="", device="", started_at=0.0, wall_seconds=0.0)
-    trial = SimpleNamespace(config={"parcel": runner._PackConfig(scheduler.take())}, error_file=None)
     with WriterLock(directory) as lock:
         to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
         recorder = runner._Recorder(scheduler, to, progress, lambda: None)
-        told = {"result": result}
+        yield SimpleNamespace(recorder=recorder, scheduler=scheduler, progress=progress, packs=packs, at=directory)
+
+
+def next_result(scheduler):
+    """Tune's trial of the next pack, and what its worker reports."""
+    from sensitivity.execution import runner
+
+    pack = scheduler.take()
+    runs = tuple(RunResult(trial=trial, status=Status.FAILED) for trial in pack.trials)
+    result = PackResult(runs=runs, pack_id=pack.id, host="", device="", started_at=0.0, wall_seconds=0.0)
+    return SimpleNamespace(config={"parcel": runner._PackConfig(pack)}, error_file=None), {"result": result}
+
+
+def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_workers, write_study, tmp_path):
+    with recording(write_study(), tmp_path / "study", 5) as on:
+        recorder, scheduler, progress, packs = on.recorder, on.scheduler, on.progress, on.packs
+        trial, told = next_result(scheduler)
         recorder.on_trial_result(0, [], trial, told)
         recorder.on_trial_error(0, [], trial)
         recorder.close()
@@ -211,11 +226,6 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
 def test_what_was_reported_is_written_whatever_ends_the_command(write_study, tmp_path, monkeypatch):
     from sensitivity.execution import runner
 
-    plan, directory = prepare(str(write_study())), place(str(tmp_path / "study"))
-    manifest, packs = write_manifest(directory, plan.spec, plan.source), group(plan.trials, 1)
-    scheduler = PackScheduler(packs, workers=1)
-    shares = {part_of(trial): Share(work=5.0) for trial in plan.trials}
-    progress = Progress(planned=20, finished_before=0, shares=shares, weigh=lambda group: 1.0)
     closing, real = threading.Event(), runner.append
 
     def append(*arguments, **options):
@@ -223,20 +233,16 @@ def test_what_was_reported_is_written_whatever_ends_the_command(write_study, tmp
         real(*arguments, **options)
 
     monkeypatch.setattr(runner, "append", append)
-    with WriterLock(directory) as lock:
-        to = runner.Destination(directory=directory, manifest=manifest, lock=lock)
-        recorder = runner._Recorder(scheduler, to, progress, lambda: None)
+    with recording(write_study(), tmp_path / "study", 1) as on:
+        recorder, progress = on.recorder, on.progress
         for _ in range(12):
-            pack = scheduler.take()
-            trial = SimpleNamespace(config={"parcel": runner._PackConfig(pack)}, error_file=None)
-            runs = tuple(RunResult(trial=each, status=Status.FAILED) for each in pack.trials)
-            result = PackResult(runs=runs, pack_id=pack.id, host="", device="", started_at=0.0, wall_seconds=0.0)
-            recorder.on_trial_result(0, [], trial, {"result": result})
+            trial, told = next_result(on.scheduler)
+            recorder.on_trial_result(0, [], trial, told)
         recorder.on_trial_result(0, [], trial, {"changed": "the code of the model has changed"})
         assert progress.done == 0
         closing.set()
         recorder.close()
-    assert progress.done == len(directory.child("runs").files(".parquet")) == 12
+    assert progress.done == len(on.at.child("runs").files(".parquet")) == 12
     assert "has changed" in str(recorder.fault)
 
 

@@ -7,7 +7,7 @@ import pytest
 from sensitivity.analysis.evaluations import Evaluations, read_tables
 from sensitivity.execution.verification import curves_of, recorded_packs, trained_parts
 from sensitivity.exporting.runs import finished_runs
-from sensitivity.store import merging, reader
+from sensitivity.store import effective, merging, reader
 from sensitivity.store.directory import Place, place
 from sensitivity.store.effective import from_parts, results_by_status
 from sensitivity.store.manifest import read_manifest, write_manifest
@@ -314,19 +314,20 @@ def test_versions_of_a_study_that_are_read_at_once_share_a_cache(directory, make
     assert len(kept) == len(directory.child(RUNS).files(".parquet"))
 
 
-def test_a_damaged_part_is_named_while_other_parts_are_added(directory, make):
+def test_a_damaged_part_is_named_while_other_parts_are_added(directory, make, monkeypatch):
     written(directory, make)
     victim = directory.child(RUNS).files(".parquet")[0]
     directory.write(f"{RUNS}/{victim}", directory.read(f"{RUNS}/{victim}")[:-20])
     listed = []
 
-    def names():
+    def names(directory, manifest):
         listed.append(f"added-{len(listed)}.parquet")
         assert len(listed) < 5
         return (victim, *listed)
 
+    monkeypatch.setattr(effective, "part_names", names)
     with pytest.raises(StorageError, match="damaged Parquet file"):
-        from_parts(names, lambda some: results_by_status(directory, some[:1]))
+        from_parts(directory, None, lambda some: results_by_status(directory, some[:1]))
 
 
 def test_a_damaged_part_stops_a_merge_before_anything_is_removed(directory, make):

@@ -164,7 +164,10 @@ def _patience(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _filtered_extraction() -> Iterator[None]:
     """Unpack tar archives with the filter that is the default from Python 3.14 on; without one, 3.12 and 3.13 warn."""
-    before = vars(tarfile.TarFile).get("extraction_filter")
+    if not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
+        yield
+        return
+    before = vars(tarfile.TarFile)["extraction_filter"]
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield
