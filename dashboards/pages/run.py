@@ -26,7 +26,7 @@ from sensitivity.store.notes import write_note
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.annotations import Noted, parse_tags
 from sensitivity.study.errors import StorageError, UserError
-from sensitivity.study.words import duration
+from sensitivity.study.words import count, duration
 
 _MAX_LINES = 200
 """Largest number of lines of a run's log."""
@@ -124,7 +124,7 @@ def _run(scene: Scene, run: Mapping[str, Any], noted: Noted, *, may_note: bool) 
     ]
     if run["steps"] == run["steps"]:
         outcome += [("steps", f"{int(run['steps']):,}"), ("device time", duration(float(run["train_seconds"])))]
-        outcome += [("trained on", f"{run['device']}, {run['host']}"), ("pack", f"{run['pack_size']:.0f} runs")]
+        outcome += [("trained on", f"{run['device']}, {run['host']}"), ("pack", count(int(run["pack_size"]), "run"))]
     made = loaded.manifest.specs.get(str(run["spec_hash"]), {})
     packages = made.get("packages", {})
     machine = made.get("machine", {})

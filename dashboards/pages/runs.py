@@ -25,6 +25,7 @@ from sensitivity.study.annotations import parse_tags
 from sensitivity.study.metrics import named
 from sensitivity.study.results import Status
 from sensitivity.study.spec import StudySpec
+from sensitivity.study.words import count
 
 _GROUPS = ("Settings", "Results", "How it ran", "Notes")
 _COSTS = ("status", "steps", "epochs", "train_seconds", "eval_seconds", "flops", "message")
@@ -259,7 +260,7 @@ def _filter_row(scene: Scene) -> Component:
     """Return buttons for each status and tag, with their numbers of runs, and for the other filters that are set."""
     runs, where = scene.results.runs, scene.address.listing.where
     left = len(listed(runs, scene.address.listing)) if where else len(runs)
-    counted = f"{left:,} of {len(runs):,} runs" if where else f"{len(runs):,} runs"
+    counted = f"{left:,} of {len(runs):,} runs" if where else count(len(runs), "run")
     counts = runs["status"].value_counts()
     statuses = [(status.value, int(counts[status.value])) for status in _STATUSES if status.value in counts]
     tags = Counter(tag for text in runs["tags"].unique() if text for tag in parse_tags(text))

@@ -26,7 +26,7 @@ from sensitivity.study.load import parse_toml, read_study
 from sensitivity.study.redaction import redacted
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.toml_text import toml_text
-from sensitivity.study.words import duration
+from sensitivity.study.words import count, duration
 
 _FIRST = "shipped: quickstart"
 _STUDY = "study: "
@@ -202,7 +202,7 @@ def size(spec: StudySpec) -> str:
     """Return the number of runs of a study in words; a search limited by time alone has no known number."""
     runs = sum(arm.most_cells() for arm in spec.optimizers.values()) * len(spec.batch_sizes) * len(spec.seeds)
     timed = [name for name, arm in spec.optimizers.items() if arm.open_ended]
-    counted = [f"{runs:,} runs"] if runs else []
+    counted = [count(runs, "run")] if runs else []
     return " and ".join(counted + [f"as many of {optimizer_name(name)} as its device-hours allow" for name in timed])
 
 

@@ -15,6 +15,7 @@ from sensitivity.analysis.outcomes import made_elsewhere
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.summary import StudySummary
 from sensitivity.study.results import Status
+from sensitivity.study.words import count
 
 __all__ = ["Caution", "compute_cautions"]
 
@@ -147,7 +148,8 @@ def _seeds(runs: pd.DataFrame, maps: Sequence[RobustnessMap]) -> list[Caution]:
         cautions.append(
             Caution(
                 code="few-seeds",
-                text=f"{seeds} seeds: ranges are the smallest and largest seed, not confidence intervals.{paired}",
+                text=f"{count(seeds, 'seed')}: ranges are the smallest and largest seed, not confidence intervals."
+                f"{paired}",
             )
         )
     largest = max((len(map_.cells) + map_.cells_outside for map_ in maps if map_.best is not None), default=0)

@@ -19,6 +19,7 @@ from sensitivity.analysis.remedies import Edit, Remedy
 from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.section import CONFIRMATION_SEEDS
+from sensitivity.study.words import count
 
 
 def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[Remedy, ...]:
@@ -51,11 +52,11 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
     planned = own["batch_size"].value_counts()
     counts = {int(size): math.ceil(round(int(planned[size]) * share, 6)) for size in planned.index}
     runs_new, sizes = sum(counts.values()), len(counts)
-    at = f"{sizes} batch size{'' if sizes == 1 else 's'}"
+    at = f"{count(sizes, 'batch size')}"
     if boxed:
         text = f"Widen {name}'s box: {edit}. Its {runs_new:,} runs at {at} are repeated."
     else:
-        text = f"Extend {name}'s grid: {edit}. That adds {runs_new:,} runs at {at}, and keeps the existing runs."
+        text = f"Extend {name}'s grid: {edit}. That adds {count(runs_new, 'run')} at {at}, and keeps the existing runs."
     return (
         Remedy(
             code="edge",

@@ -30,6 +30,7 @@ from sensitivity.analysis.remedies_scaling import (
 from sensitivity.analysis.scaling import ScalingCurve
 from sensitivity.analysis.scaling_cautions import coarse_evaluations
 from sensitivity.analysis.verdict import unfinished
+from sensitivity.study.words import count
 
 _BLOCKING = ("edge", "budget", "unreliable", "winner", "grain", "untrained", "diverged", "failed")
 _SHORT = ("censored", "unreliable")
@@ -131,10 +132,10 @@ def _effort(found: Findings, both: Sequence[ScalingCurve]) -> None:
         return
     most = [max(count) for count in counts]
     words = []
-    for curve, count in zip(both, most, strict=True):
+    for curve, tried in zip(both, most, strict=True):
         optimism = [p.optimism for p in curve.points if math.isfinite(p.optimism)]
         regrets = [p.regret for p in curve.points if math.isfinite(p.regret)]
-        effort = f"{optimizer_name(curve.optimizer)}: {count:,} configurations"
+        effort = f"{optimizer_name(curve.optimizer)}: {count(tried, 'configuration')}"
         if optimism:
             effort += f", winners up to {100 * max(0.0, *optimism):.0f}% slower on the seeds that judge them"
         if regrets:

@@ -10,6 +10,7 @@ from sensitivity.importing.study import Imported, OpenQuestionsError, import_stu
 from sensitivity.store.directory import place
 from sensitivity.study.errors import UserError
 from sensitivity.study.whole_files import write_output
+from sensitivity.study.words import count
 
 
 def import_source(source: str, name: str, mapping_file: Path | None, storage: str) -> Iterator[str]:
@@ -40,10 +41,10 @@ def import_source(source: str, name: str, mapping_file: Path | None, storage: st
 
 def _lines(found: Imported, mapping_file: Path | None) -> Iterator[str]:
     table, spec = found.runs.runs, found.inferred.spec
-    statuses = ", ".join(f"{count:,} {status}" for status, count in table["status"].value_counts().items())
-    yield f"{found.source}: {len(table):,} runs ({statuses}), {len(found.runs.evaluations):,} evaluations"
+    statuses = ", ".join(f"{n:,} {status}" for status, n in table["status"].value_counts().items())
+    yield f"{found.source}: {count(len(table), 'run')} ({statuses}), {count(len(found.runs.evaluations), 'evaluation')}"
     sizes = ", ".join(f"{size:,}" for size in spec.batch_sizes)
-    yield f"batch sizes {sizes}; {len(spec.seeds):,} seeds{' (numbered here)' if found.runs.unpaired else ''}"
+    yield f"batch sizes {sizes}; {count(len(spec.seeds), 'seed')}{' (numbered here)' if found.runs.unpaired else ''}"
     for name, words in found.inferred.designs.items():
         yield f"{name}: {words}"
     yield f"read as ({mapping_file}, which you may correct):"

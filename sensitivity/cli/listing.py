@@ -64,7 +64,7 @@ def _study(directory: Place) -> StudyOutput | UnreadableOutput:
         "directory": directory.uri,
         "planned": study.planned,
         "settlement": None if ledger is None else ledger.standing,
-        "settlement_runs": 0 if ledger is None else ledger.cost.runs,
+        "settlement_runs": sum(study.settling.values()),
         "settlement_by_status": {status: n for status in Status if (n := study.settling.get(status.value))},
     }
     return StudyOutput.model_validate(shown | {status.value: study.by_status.get(status.value, 0) for status in Status})

@@ -361,8 +361,9 @@ def main() -> None:
     code = STOPPED
     with contextlib.suppress(KeyboardInterrupt), standard_streams() as streams:
         handler = logging.StreamHandler()
-        handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        logging.getLogger("sensitivity").setLevel(logging.INFO)
         code = streams.exit_code(_exit_code_of_command(), failed=FAULT)
     if code == STOPPED:
         from sensitivity.execution.interruption import ignore_stops

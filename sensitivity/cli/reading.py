@@ -11,7 +11,7 @@ from sensitivity.figures.verdict_text import verdict_text
 from sensitivity.store.directory import place
 from sensitivity.store.record import refuse_record
 from sensitivity.study.whole_files import refuse_unwritable, write_output
-from sensitivity.study.words import size
+from sensitivity.study.words import count, size
 
 
 def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: Path | None) -> Iterator[str]:
@@ -34,7 +34,7 @@ def write_report_file(study_dirs: Sequence[str], output: Path | None, figures: P
     yield f"report: {shown_file(write_output(target, made.html.encode()))}"
     if figures is not None:
         images = write_images(made.figures, figures)
-        yield f"figures: {len(images)} files in {figures} ({size(sum(image.size for image in images), 'B')})"
+        yield f"figures: {count(len(images), 'file')} in {figures} ({size(sum(image.size for image in images), 'B')})"
 
 
 def _page(output: Path) -> Path:

@@ -23,6 +23,7 @@ from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.hyperparameters import MODEL_ARGUMENTS, hyperparameter
 from sensitivity.study.trials import Group, Trial
 from sensitivity.study.users_code import users_code
+from sensitivity.study.words import count
 from sensitivity.training.calibration import Cost, calibrate
 from sensitivity.training.cost import run_cost
 from sensitivity.training.memory import keep_freed_memory
@@ -255,11 +256,11 @@ def _counted(plan: Plan) -> str:
     found, lines = counted(plan), []
     for one in found:
         hours = plan.spec.optimizers[one.optimizer].device_hours
-        many = f"{one.runs:,} runs" if one.runs else f"{hours:g} device-hours"
-        each = f"{one.steps:,} steps, {one.flops:.2g} FLOP each"
+        many = count(one.runs, "run") if one.runs else f"{hours:g} device-hours"
+        each = f"{count(one.steps, 'step')}, {one.flops:.2g} FLOP each"
         lines.append(f"    {one.optimizer} at batch size {one.batch_size}: {many} of {each}")
     runs, total = sum(one.runs for one in found), sum(one.runs * one.flops for one in found)
-    return "\n".join([f"  Known without measuring: {runs:,} runs, {total:.2g} FLOP in all", *lines])
+    return "\n".join([f"  Known without measuring: {count(runs, 'run')}, {total:.2g} FLOP in all", *lines])
 
 
 def measure(

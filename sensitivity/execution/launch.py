@@ -74,7 +74,12 @@ def launch(
                 interrupted = True
             if stop.cause:
                 raise _lost(stop.cause, directory)
-        study = work.end(stopped=interrupted)
+        if not interrupted:
+            try:
+                work.merge()
+            except KeyboardInterrupt:
+                interrupted = True
+        study = work.end()
     runs = study.runs
     statuses = runs["status"].value_counts()
     causes = runs.loc[runs["status"].isin(["failed", "interrupted"]), "message"].value_counts()

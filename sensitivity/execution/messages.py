@@ -5,7 +5,7 @@ from __future__ import annotations
 from sensitivity.execution.launch import Outcome
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Progress
-from sensitivity.study.words import duration
+from sensitivity.study.words import count, duration
 
 _MAX_SHOWN = 3
 """Most runs listed among those whose result differed when they were trained again."""
@@ -15,7 +15,7 @@ def extent(plan: Plan) -> str:
     """Describe the size of a study."""
     arms = plan.spec.optimizers.values()
     hours = len(plan.spec.batch_sizes) * sum(arm.device_hours or 0.0 for arm in arms if arm.open_ended)
-    runs = [f"{len(plan.counted)} runs"] if plan.counted or not hours else []
+    runs = [count(len(plan.counted), "run")] if plan.counted or not hours else []
     return ", and ".join([*runs, *([f"searches for {duration(3600 * hours)} of device time"] if hours else [])])
 
 
@@ -26,7 +26,7 @@ def progress_line(progress: Progress) -> str:
     timed = progress.device_time
     parts = [
         *([progress.stage] if progress.stage else []),
-        f"{progress.done} runs" if progress.planned is None else f"{progress.done}/{progress.planned} runs",
+        count(progress.done, "run") if progress.planned is None else f"{progress.done:,}/{progress.planned:,} runs",
         *([f"{duration(timed[0])} of {duration(timed[1])} device time"] if timed is not None else []),
         f"{counts['completed']} completed",
         f"{counts['diverged']} diverged",

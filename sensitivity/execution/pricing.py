@@ -12,7 +12,7 @@ from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
 from sensitivity.store.reader import finished_trials, read_plan, read_runs
 from sensitivity.study.arms import Arm, declared_kind
-from sensitivity.study.words import duration
+from sensitivity.study.words import count, duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PricedPlan:
         remarks = {name: _remark(arm) for name, arm in self.plan.spec.optimizers.items()}
         notes = [f"{name}: {remark}." for name, remark in remarks.items() if remark]
         said = (
-            f"{how_many} runs to do{'' if estimated else f', in {self.packs} packs'}.\n"
+            f"{how_many} runs to do{'' if estimated else ', in ' + count(self.packs, 'pack')}.\n"
             f"About {duration(self.price.device_seconds)} of device time, less where runs diverge:"
             f" {duration(self.price.wall_seconds)} with {self.price.workers} workers, Ray's start aside. ms/step is a"
             " trial's share of its pack's step, gain what the pack saves of it; memory is a pack's."

@@ -82,12 +82,14 @@ class Progress:
     """Number of runs that this command finished, by status."""
     _began: float = field(default_factory=time.monotonic)
     _began_stage: float = field(default_factory=time.monotonic)
+    _first: tuple[float, float] | None = None
+    """When the first result of the stage came, and the fraction that was completed then."""
     _running: dict[str, tuple[Pack, float]] = field(default_factory=dict)
     """Running packs with their finished fraction, by pack id."""
 
     def begin(self, stage: str, trials: Sequence[Trial]) -> None:
         """Start a stage; the remaining time is estimated for its trials only, because later ones are unknown."""
-        self.stage, self._began_stage = stage, time.monotonic()
+        self.stage, self._began_stage, self._first = stage, time.monotonic(), None
         shares: defaultdict[Part, Share] = defaultdict(Share)
         for trial in trials:
             shares[part_of(trial)].work += self.weigh(trial.group)
@@ -96,6 +98,7 @@ class Progress:
     def advance(self, pack: Pack, fraction: float) -> None:
         """Record that `fraction` of a pack is done."""
         self._running[pack.id] = pack, fraction
+        self._note_first()
 
     def lose(self, pack: Pack) -> None:
         """Record that a pack has lost its worker; the pack, or its parts, will restart."""
@@ -109,6 +112,11 @@ class Progress:
             share.finished_work += self.weigh(run.trial.group)
             share.finished_seconds += run.train_seconds + run.eval_seconds
         self.counts.update(run.status.value for run in result.runs)
+        self._note_first()
+
+    def _note_first(self) -> None:
+        if self._first is None and self.fraction > 0:
+            self._first = time.monotonic(), self.fraction
 
     @property
     def done(self) -> int:
@@ -159,12 +167,16 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Estimated time left, or left in the stage; None while there is no basis for an estimate.
 
-        It extrapolates the pace so far. If costs were measured, the expected pace counts as `_PRIOR_S` seconds of it,
-        because workers do little at first.
+        Workers do little before the first result, so it extrapolates the pace since then; if costs were measured, the
+        pace so far, of which the expected pace counts as `_PRIOR_S` seconds.
         """
-        so_far, fraction, rate = time.monotonic() - self._began_stage, self.fraction, self._rate
+        fraction, rate = self.fraction, self._rate
         if self.workers is None or rate is None:
-            return so_far * (1 - fraction) / fraction if fraction > 0 else None
+            if fraction == 1 or self._first is None:
+                return 0.0 if fraction == 1 else None
+            at, done = self._first
+            return (time.monotonic() - at) * (1 - fraction) / (fraction - done) if fraction > done else None
+        so_far = time.monotonic() - self._began_stage
         whole = sum(share.seconds(rate) for share in self.shares.values())
         pace = (fraction * whole + self.workers * _PRIOR_S) / (so_far + _PRIOR_S)
         return (1 - fraction) * whole / pace

@@ -109,16 +109,15 @@ class StudyRun:
         """Whether there is anything to train."""
         return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
 
-    def end(self, *, stopped: bool) -> StudyStatuses:
-        """Return the statuses of the study's runs, and delete checkpoints that will not be resumed.
-
-        Unless the command was `stopped` and should end at once, small parts are merged.
-        """
+    def merge(self) -> None:
+        """Merge small parts, unless the place fails; all results are still there then, and after an interruption."""
         try:
-            if not stopped:
-                merge_parts(self.directory, require=self._lock.require)
-        except StorageError as error:  # all results are still there
+            merge_parts(self.directory, require=self._lock.require)
+        except StorageError as error:
             logger.warning("parts were not merged: %s", first_line(error))
+
+    def end(self) -> StudyStatuses:
+        """Return the statuses of the study's runs, and delete checkpoints that will not be resumed."""
         study = read_statuses(self.directory)
         waiting = study.runs["status"].isin(UNFINISHED)
         sweep_checkpoints(self.directory, set(study.runs.loc[waiting, "trial_id"]))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.kfac.config import KFACConfig, is_due
-from sensitivity.kfac.passes import PassLedger, unexplained_message
+from sensitivity.kfac.passes import PassLedger, gradient_of, unexplained_message
 from sensitivity.kfac.recorder import Recorder
 from sensitivity.kfac.state import KFACState
 
@@ -20,7 +20,7 @@ def check_statistics(
     scaler: torch.amp.GradScaler | None,
 ) -> None:
     """Raise RuntimeError unless the statistics are those of the gradients of these parameters."""
-    if all(p.grad is None for p in named.values()):
+    if all(gradient_of(p) is None for p in named.values()):
         return
     recorder.discard_cleared()
     _require_statistics(recorder, named, state, config)
@@ -47,7 +47,7 @@ def _require_statistics(recorder: Recorder, named: Mapping[str, Tensor], state: 
     also = " (activation checkpoints need use_reentrant=False then)" if sampled else ""
     for placement in state.layout.placements if missing else ():
         layer = placement.layer
-        grad = named[layer.weight].grad
+        grad = gradient_of(named[layer.weight])
         if layer.name in missing and grad is not None and bool(grad.any()):
             raise RuntimeError(f"Layer {layer.name!r} has a gradient but no statistics. Call {cause}{also}.")
 

@@ -20,6 +20,7 @@ from sensitivity.kfac.engine import StepReport, advance
 from sensitivity.kfac.evidence import check_statistics
 from sensitivity.kfac.fisher import pseudo_losses
 from sensitivity.kfac.groups import NUMBERS, GroupNumbers, check_groups, require_in_groups
+from sensitivity.kfac.passes import gradient_of
 from sensitivity.kfac.precision import full_precision, without_autocast
 from sensitivity.kfac.run_report import RunReport
 from sensitivity.kfac.state import check_saved, copy_shared, restore, saved
@@ -228,7 +229,7 @@ class KFAC(torch.optim.Optimizer):
             require_in_groups(self._untrained, self.param_groups)
         index, source = self.kfac.steps, None
         numbers = self._numbers.of(self.param_groups, self.kfac, self._named, self.config.damping_schedule)
-        grads = [p.grad for p in self._values]
+        grads = [gradient_of(p) for p in self._values]
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self._values, grads, strict=True)]
         kept = self._values_without_gradient(grads)
         if self._due:

@@ -172,7 +172,7 @@ class PassLedger:
 
     def all_cleared(self) -> bool:
         """Whether every gradient is None or zero."""
-        grads = (track.weight.grad for track in self._tracks.values())
+        grads = (gradient_of(track.weight) for track in self._tracks.values())
         return not any(grad is not None and bool(grad.any()) for grad in grads)
 
     def compares(self, name: str) -> bool:
@@ -250,6 +250,11 @@ class PassLedger:
                     _Difference(name, track.accumulated, found, track.explained, floor, decay, track.dtype)
                 )
             track.explained = track.magnitude = None
+
+
+def gradient_of(parameter: Tensor) -> Tensor | None:
+    """Return the gradient that a step uses: None for a frozen parameter, which may still have an earlier one."""
+    return parameter.grad if parameter.requires_grad else None
 
 
 def _probed(track: _Track, *matrices: Tensor) -> list[Tensor]:

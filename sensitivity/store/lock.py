@@ -201,7 +201,7 @@ class WriterLock:
         except (OSError, NotImplementedError) as error:
             if isinstance(error, NotImplementedError) or error.errno in _WITHOUT_LOCKS:
                 self._has_guard = False
-                logger.info("%s: no file locks on this file system; the lock is kept as on an object store", folder)
+                logger.debug("%s: no file locks on this file system; the lock is kept as on an object store", folder)
                 yield
                 return
             raise StorageError(

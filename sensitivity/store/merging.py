@@ -2,7 +2,8 @@
 
 At every moment each result is in a part: merged curves are written before merged runs, and these before the parts that
 they replace are removed, runs first. A result that is in two parts counts once (``effective.py``), so a merge
-that was killed leaves a valid study, and the next one removes what it left.
+that was killed leaves a valid study. The end of the next command removes curves without runs, and its merge, or a
+later one, removes results that another part supersedes.
 """
 
 from __future__ import annotations
@@ -48,10 +49,15 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     """
     runs, curves = (directory.child(folder).sizes(".parquet") for folder in (RUNS, CURVES))
     sizes = {name: size + curves.get(name, 0) for name, size in runs.items() if not name.startswith(OBSERVED_PART)}
+    # Curves whose runs were never written, or were removed by a merge that was killed.
+    left = [name for name in curves.keys() - runs.keys() if not name.startswith(OBSERVED_PART)]
+    if left:
+        require()
+        _delete(directory, [f"{CURVES}/{name}" for name in left])
     small = [name for name, size in sizes.items() if size < _MERGED_BYTES // 4]
     if len(small) < fewest:
         return 0
-    logger.warning("%s: merging %s small files of results into larger ones", directory.uri, f"{len(small):,}")
+    logger.info("%s: merging %s small files of results into larger ones", directory.uri, f"{len(small):,}")
     removed, parts = 0, part_by_trial(directory, list(runs))
     kept = {str(name): set(own.index) for name, own in parts.groupby(parts)}
     for group in _groups(small, sizes):
@@ -65,9 +71,6 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
         require()
         _delete(directory, [f"{RUNS}/{each}" for each in group])
         _delete(directory, [f"{CURVES}/{each}" for each in group])
-    # Curves whose runs were never written, or were removed by a merge that was killed.
-    left = [name for name in curves.keys() - runs.keys() if not name.startswith(OBSERVED_PART)]
-    _delete(directory, [f"{CURVES}/{name}" for name in left])
     return removed
 
 

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from sensitivity.study.section import AsList, Count, Epochs, OneOrMore, Section
 from sensitivity.study.varying import Varying
+from sensitivity.study.words import count
 
 Decay = Literal["step", "cosine", "linear", "trapezoidal", "inverse_sqrt"]
 DEFAULT_DECAY_FRACTION = 0.2
@@ -50,7 +51,7 @@ class BudgetSpec(Section):
     def words(self) -> str:
         """Return the rule in words, as in "trained for 5 epochs"."""
         if self.steps is not None:
-            return f"{self.steps:,} steps"
+            return count(self.steps, "step")
         if self.adjusted_epochs is not None:
             return f"(log2(B / {self.base_batch_size}) + 1) × {self.adjusted_epochs:g} epochs at batch size B"
         return f"{self.epochs:g} epoch" + ("" if self.epochs == 1 else "s")

@@ -33,11 +33,12 @@ def redacted_address(address: str) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Masks credentials in log records, including tracebacks."""
+    """Masks credentials in log records, including tracebacks, and begins warnings and errors with their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a formatted record."""
-        return redacted(super().format(record))
+        text = redacted(super().format(record))
+        return text if record.levelno < logging.WARNING else f"{record.levelname}: {text}"
 
 
 def _without_credentials(found: re.Match[str]) -> str:

@@ -90,7 +90,7 @@ class PackedModel:
         self._shipped, self._draws = shipped, any(draws(module) for module in self._skeleton.modules())
         self._loops = None if self._sequence or self._layers else loop_reason(self._skeleton)
         if self._loops and len(seeds) > 1:
-            logger.info("%s: members of a pack run one by one", self._loops)
+            logger.debug("%s: members of a pack run one by one", self._loops)
         install(self._skeleton, self._tape)
         members = [networks[seed] for seed in seeds]
         trained = [name for name, p in self._skeleton.named_parameters() if p.requires_grad]

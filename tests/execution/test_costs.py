@@ -188,6 +188,32 @@ def test_the_time_left_begins_at_the_price_and_follows_the_pace(monkeypatch):
     assert progress.seconds_left == 0.0
 
 
+def test_without_prices_the_time_left_follows_the_pace_since_the_first_result(monkeypatch):
+    """100 runs, one a second after a start of 30 s; then a stage of 10 runs that starts in 5 s."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    arm = {"kind": "sgd", "lr": [0.1]}
+    raw = {"name": "s", "batch_sizes": [64], "seeds": 100, "budget": {"steps": 5}, "optimizers": {"a": arm}}
+    trials, left = expand(parse_study(raw, source="test")), {}
+    progress = Progress(planned=100, finished_before=0, shares={}, weigh=lambda group: 1.0)
+    for first, stage in ((30.0, trials), (135.0, trials[:10])):
+        progress.begin("stage", stage)
+        for k, trial in enumerate(stage):
+            now = first + k
+            pack = Pack((trial,))
+            run = RunResult(trial=trial, status=Status.COMPLETED, train_seconds=1.0, eval_seconds=0.0)
+            progress.finish(
+                pack, PackResult(runs=(run,), pack_id=pack.id, host="", device="", started_at=0.0, wall_seconds=0.0)
+            )
+            left[now] = progress.seconds_left
+    assert left[30.0] is None
+    assert left[31.0] == pytest.approx(98.0)
+    assert left[80.0] == pytest.approx(49.0)
+    assert left[129.0] == 0.0
+    assert left[135.0] is None
+    assert left[136.0] == pytest.approx(8.0)
+
+
 @pytest.mark.parametrize(
     ("chosen", "most", "seconds", "size"),
     [

@@ -78,6 +78,18 @@ def test_results_are_those_of_training_in_this_process(finished):
                 assert row[metric] == pytest.approx(getattr(alone.measurements[-1], metric), rel=2e-4)
 
 
+def test_a_stop_while_parts_are_merged_ends_like_any_other(finished, monkeypatch):
+    folder, before, _ = finished
+
+    def stopped(directory, *, require):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_run, "merge_parts", stopped)
+    outcome, _ = run(folder / "tiny.toml", folder / "studies")
+    assert outcome.interrupted
+    assert outcome.statuses == before.statuses
+
+
 def test_a_second_run_does_nothing_and_an_extension_only_what_is_new(finished, tmp_path, monkeypatch):
     folder, _, study = finished
     before = study.runs.set_index("trial_id").sort_index()

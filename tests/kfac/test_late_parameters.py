@@ -1,6 +1,7 @@
-"""Layers that are unfrozen, or join a group, after steps were taken.
+"""Layers that are unfrozen, frozen, or join a group, after steps were taken.
 
-They are compared with those of an optimizer that covered them from the start, and whose layer had no gradient so far.
+Those that join are compared with those of an optimizer that covered them from the start, and whose layer had no
+gradient so far.
 """
 
 import copy
@@ -124,6 +125,33 @@ def test_a_module_added_to_the_model_joins_by_its_group() -> None:
         train(model, each, range(3, 5))
         ends.append(vector(model))
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("parts", [["0.weight"], ["0.bias"], ["1.weight"], ["0.weight", "0.bias", "1.weight"]])
+def test_parameters_frozen_after_steps_do_not_move_whatever_their_gradient(parts: list[str], options: str) -> None:
+    """Their latest gradient stays unless it is set to None: zeros, or that of the step before."""
+    config, ends = KFACConfig(damping=0.1, momentum=0.9, weight_decay=0.1, **OPTIONS[options]), []
+    for left in ("none", "zeros", "stale"):
+        model = network()
+        optimizer = KFAC(model, config)
+        train(model, optimizer, range(2))
+        frozen = {name: p for name, p in model.named_parameters() if name in parts}
+        before = {name: p.detach().clone() for name, p in frozen.items()}
+        for p in frozen.values():
+            p.requires_grad_(False)
+        for index in range(2, 5):
+            optimizer.zero_grad(set_to_none=left != "zeros")
+            for p in frozen.values() if left == "stale" else ():
+                p.grad = torch.ones_like(p)
+            outputs = model(batch(index)[0])
+            optimizer.observe(outputs)
+            functional.cross_entropy(outputs, batch(index)[1]).backward()
+            assert not optimizer.step().failed
+        assert all(torch.equal(p, before[name]) for name, p in frozen.items())
+        ends.append(vector(model))
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
 
 
 def test_a_parameter_without_a_group_is_refused_by_name() -> None:

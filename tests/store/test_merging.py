@@ -172,6 +172,16 @@ def test_a_killed_merge_loses_nothing_and_the_next_one_finishes_it(tmp_path, mak
     assert last > 15
 
 
+def test_curves_without_runs_are_removed_even_if_nothing_is_merged(directory, make):
+    written(directory, make, seeds=1)
+    before, left = content(directory), f"{CURVES}/merged-0123456789ab.parquet"
+    some = directory.child(CURVES).files(".parquet")
+    directory.write(left, directory.read(f"{CURVES}/{some[0]}"))
+    assert merge_parts(directory, require=lambda: None) == 0
+    assert directory.child(CURVES).files(".parquet") == some
+    assert_equal(content(directory), before)
+
+
 def test_who_has_the_names_of_merged_parts_reads_the_others(directory, make):
     written(directory, make)
     tables, undisturbed = read_tables(directory), read_tables(directory)

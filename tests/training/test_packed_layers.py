@@ -96,7 +96,7 @@ def test_members_equal_the_same_trials_alone(make_study, monkeypatch, model, tog
 @pytest.mark.parametrize("model", ["batch norm", "dropout of channels", "dropout", "buffers put anew"])
 def test_buffers_and_dropout_are_computed_together(monkeypatch, model, caplog):
     monkeypatch.setattr(packed_model, "loop_reason", lambda network: None)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG", "sensitivity"):
         pack = PackedModel(lambda: MODELS[model]().double(), [0, 1, 2])
         pack.train_outputs(torch.ones(3, 5, 2, 6, 6, dtype=torch.float64), record=False)
     assert "one by one" not in caplog.text
@@ -141,7 +141,7 @@ def test_a_failed_attempt_with_vmap_has_no_side_effects(monkeypatch, caplog):
 
     inputs = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)) + 3
     pack = PackedModel(Branching, [3, 4])
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG", "sensitivity"):
         outputs, _ = pack.train_outputs(inputs, record=False)
     assert "one by one" in caplog.text
     state = pack.state()["buffers"]

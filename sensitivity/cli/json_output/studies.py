@@ -25,7 +25,7 @@ class StudyOutput(Output):
         description="State of the settlement, whose runs are not part of the plan: under_way, stopped by a budget,"
         " settled, or open at its end. Null if it has not begun."
     )
-    settlement_runs: Count = Field(description="Runs of the settlement.")
+    settlement_runs: Count = Field(description="Runs of the settlement's steps so far.")
     settlement_by_status: dict[Status, Count] = Field(
         description="Number of the settlement's runs by status, without statuses that have none."
     )

@@ -127,7 +127,7 @@ class Own:
             )
         if self._needs_module and self._path not in _reported:
             _reported.add(self._path)
-            logger.info("%s takes the network itself: members of a pack are trained one by one", self._path)
+            logger.debug("%s takes the network itself: members of a pack are trained one by one", self._path)
         for k in range(len(numbers["lr"])):
             module = self._module(k)
             views = {name: Parameter(p.detach()[k]) for name, p in params.items()}

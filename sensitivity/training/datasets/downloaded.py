@@ -126,7 +126,7 @@ def _read(name: str, source: _Source) -> list[tuple[_Pixels, _Classes]]:
             return _splits(torchvision, root, source)
         except Exception as error:  # urllib and torchvision's readers raise various types
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-            logger.info("%s: attempt %d: %s", name, attempt + 1, reason)
+            logger.debug("%s: attempt %d: %s", name, attempt + 1, reason)
     archives = source.archives(getattr(torchvision, source.class_name))
     raise UserError(
         f"the data set {name} can't be downloaded ({reason})\n"
