@@ -59,9 +59,10 @@ class Replay:
 
     @property
     def missing(self) -> tuple[Trial, ...]:
-        """The runs of the current step that have no result."""
+        """The runs of the current step that have no result, each once even if the step asks for it twice."""
         step = self.step
-        return () if step is None else tuple(each for each in self.trials(step) if each.id not in self._found)
+        asked = () if step is None else self.trials(step)
+        return tuple({each.id: each for each in asked if each.id not in self._found}.values())
 
     def trials(self, step: Step) -> tuple[Trial, ...]:
         """Return the runs of a step, cached, because Tune's loop asks often and computing ids is expensive."""

@@ -246,13 +246,13 @@ class ArmSearch:
         return float(response.predict(at, np.array([place]))[0]), max(response.noise, 0.01)
 
     def best_observed(self, place: int, count: int) -> list[Hyperparameters]:
-        """Return the configurations of the `count` fastest runs at a batch size that reached the target."""
+        """Return the `count` configurations with the fastest runs at a batch size that reached the target."""
         own = [
             (y, c)
             for y, c, b, lower in zip(self._y, self._configurations, self._b, self._lower, strict=True)
             if b == place and not lower and np.isfinite(y) and self.box.has_levels(c)
         ]
-        return [configuration for _, configuration in sorted(own)[:count]]
+        return list(dict.fromkeys(configuration for _, configuration in sorted(own)))[:count]
 
     def done(self) -> bool:
         """Return whether no further round is needed."""

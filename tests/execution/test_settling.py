@@ -324,6 +324,16 @@ def test_a_run_that_two_steps_ask_for_counts_once(study, undisturbed):
     ]
 
 
+def test_a_run_that_a_step_asks_for_twice_is_trained_once(study, undisturbed):
+    _, settled = undisturbed
+    plan, step = prepare(str(study)), settled.ledger.entries[0].step
+    twice = step.model_copy(update={"points": (*step.points, *step.points[:3])})
+    found = replay.Replay(plan.spec, plan.source, settled.ledger.declared)
+    found._settling = SimpleNamespace(next_step=twice)
+    assert [trial.id for trial in found.missing] == [trial.id for trial in found.trials(step)][: len(step.points)]
+    assert len({trial.id for trial in found.missing}) == len(step.points)
+
+
 def test_the_design_that_a_settlement_is_compared_with_has_its_confirmations(study, in_process):
     study.write_text(
         study.read_text().replace(

@@ -13,7 +13,7 @@ from sensitivity.settling.judge_scaling import Judged, levels, look
 from sensitivity.settling.judge_sensitivity import Draws, draw, futility
 from sensitivity.settling.observing import observe
 from sensitivity.settling.response import Response, Terms, fit, walled
-from sensitivity.settling.search import _Survival
+from sensitivity.settling.search import ArmSearch, _Survival
 from sensitivity.settling.sentences import answer_sentence
 from sensitivity.study.amendments import Claim, Declaration, Observation
 from sensitivity.study.designs import configurations
@@ -115,6 +115,19 @@ def test_coordinates_go_to_values_and_back():
     grown = box.extended(np.array([5.0, 5.0]), np.array([0.5, 0.0]))
     np.testing.assert_allclose(grown.low, [-4.0, 0.0])
     np.testing.assert_allclose(grown.high, [0.5, 1.0])
+
+
+def test_the_best_observed_are_different_configurations():
+    """A configuration may have run on several seeds, all of them fast."""
+    box = Box.declared(declare(spec(), "hash", [100, 100]).arm("sgd"))
+    search = ArmSearch(box, 2)
+    fast, slower, lost = (box.configuration(np.array([lr, 0.0]), {"weight_decay": 1e-4}) for lr in (-1.0, -0.5, 0.0))
+    for configuration, steps in ((fast, 20), (slower, 40), (fast, 22), (slower, 30), (fast, 24)):
+        search.observe(configuration, 1, Observation(outcome="reached", steps=steps, after=steps - 1))
+    search.observe(lost, 1, Observation(outcome="diverged"))
+    search.observe(lost, 0, Observation(outcome="reached", steps=5, after=4))
+    assert search.best_observed(1, 1) == [fast]
+    assert search.best_observed(1, 3) == [fast, slower]
 
 
 def everywhere(points, place):
