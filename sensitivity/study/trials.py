@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
 from sensitivity.study.designs import Configuration, configurations
-from sensitivity.study.hashing import content_hash
+from sensitivity.study.hashing import canonical_json, content_hash, text_hash
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.problem import ProblemSpec
 from sensitivity.study.protocol import BudgetSpec, EvaluationSpec, ScheduleSpec
@@ -46,15 +46,20 @@ class Workload:
         }
         return {**sections, "source": self.source, "version": RESULT_VERSION}
 
+    @cached_property
+    def json(self) -> str:
+        """The content as canonical JSON, which is part of the hash of each of a study's trials."""
+        return canonical_json(self.content)
+
 
 _Table = TypeVar("_Table", bound=Varying)
 Group = tuple[str, int]
 """Arm and batch size, which all trials of a pack share."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """A cell (arm, batch size, hyperparameters) and a seed."""
+    """A cell (arm, batch size, hyperparameters) and a seed. A study has up to millions, so it has slots only."""
 
     arm: str
     settings: Mapping[str, Any]
@@ -63,11 +68,14 @@ class Trial:
     batch_size: int
     seed: int
     workload: Workload
+    _id: str = field(default="", init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Hash of everything that determines the result, and of the arm's name, because arms do not share runs."""
-        return content_hash({**self._cell_content(), "seed": self.seed})
+        if not self._id:
+            object.__setattr__(self, "_id", self._hash(seed=self.seed))
+        return self._id
 
     @property
     def group(self) -> Group:
@@ -79,17 +87,17 @@ class Trial:
         """The structural hyperparameters, which all members of a pack share."""
         return tuple((name, value) for name, value in self.hyperparameters if hyperparameter(name).structural)
 
-    @cached_property
+    @property
     def schedule(self) -> ScheduleSpec:
         """The study's schedule, overridden by the values of the arm and of the trial."""
         return self._own(self.workload.schedule)
 
-    @cached_property
+    @property
     def problem(self) -> ProblemSpec:
         """The study's problem, overridden by the values of the arm and of the trial."""
         return self._own(self.workload.problem)
 
-    @cached_property
+    @property
     def evaluation(self) -> EvaluationSpec:
         """The study's evaluation, overridden by the values of the arm and of the trial."""
         return self._own(self.workload.evaluation)
@@ -103,19 +111,23 @@ class Trial:
         """Whether the trial confirms a winner on a new seed."""
         return purpose(self.seed) == "confirmation"
 
-    @cached_property
+    @property
     def cell_id(self) -> str:
         """Hash like `id`, without the seed."""
-        return content_hash(self._cell_content())
+        return self._hash()
 
-    def _cell_content(self) -> dict[str, Any]:
-        return {
-            "arm": self.arm,
-            "settings": dict(self.settings),
-            "hyperparameters": dict(self.hyperparameters),
-            "batch_size": self.batch_size,
-            "workload": self.workload.content,
-        }
+    def _hash(self, **seed: int) -> str:
+        """Return the `content_hash` of the cell's content, with a seed or without."""
+        own = canonical_json(
+            {
+                "arm": self.arm,
+                "batch_size": self.batch_size,
+                "hyperparameters": dict(self.hyperparameters),
+                "settings": dict(self.settings),
+                **seed,
+            }
+        )
+        return text_hash(f'{own[:-1]},"workload":{self.workload.json}}}')  # the last key in their order
 
     def label(self) -> str:
         """Return a short name for messages."""
@@ -188,8 +200,12 @@ def expand(spec: StudySpec, *, source: str = "") -> tuple[Trial, ...]:
     """
     expander = Expander(spec, source=source)
     trials = []
+    known: dict[Configuration, Configuration] = {}
     for seed in spec.seeds:
-        cells = {name: configurations(arm, seed) for name, arm in spec.optimizers.items()}
+        cells = {
+            name: [known.setdefault(each, each) for each in configurations(arm, seed)]  # a grid's seeds share them
+            for name, arm in spec.optimizers.items()
+        }
         trials += [
             expander.trial(name, configuration, batch_size, seed)
             for batch_size in spec.batch_sizes

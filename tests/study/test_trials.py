@@ -145,6 +145,19 @@ def test_a_cell_is_its_trials_without_the_seed(minimal):
     assert len(by_cell) == len({cell for cell, *_ in by_cell})
 
 
+def test_an_id_is_the_hash_of_the_content(minimal):
+    for trial in expand(parse_study(minimal, source="test"), source="a hash"):
+        content = {
+            "arm": trial.arm,
+            "settings": trial.settings,
+            "hyperparameters": dict(trial.hyperparameters),
+            "batch_size": trial.batch_size,
+            "workload": trial.workload.content,
+        }
+        assert trial.cell_id == content_hash(content)
+        assert trial.id == content_hash({**content, "seed": trial.seed})
+
+
 def test_content_hash_ignores_key_order():
     assert content_hash({"a": 1, "b": {"c": 2, "d": 3}}) == content_hash({"b": {"d": 3, "c": 2}, "a": 1})
     assert content_hash({"a": 1}) != content_hash({"a": 1.5})
