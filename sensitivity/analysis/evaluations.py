@@ -146,17 +146,17 @@ class Evaluations:
             new = [name for name in parts.unique() if name not in kept.parts]
             for names, table in self._batches(new, ["trial_id", *columns]):
                 rows = choose(table)
-                kept.frames.append(
-                    rows.assign(trial_id=rows["trial_id"].astype("str"), part=rows["part"].astype("str"))
-                )
+                kept.frames.append(rows.assign(**{name: _text(rows[name]) for name in ("trial_id", "part")}))
                 kept.parts.update(names)
             if len(kept.frames) > 1:
                 kept.frames[:] = [pd.concat(kept.frames, ignore_index=True)]
             if not kept.frames:
                 return pd.DataFrame({name: [] for name in ("trial_id", *columns)})
             found = kept.frames[0]
-        counting = found["part"].to_numpy() == found["trial_id"].map(parts).to_numpy()
-        left: pd.DataFrame = found[counting].drop(columns="part")
+        ids, names = pa.array(parts.index, pa.string()), pa.array(parts, pa.string())
+        effective = names.take(pc.index_in(pa.array(found["trial_id"], pa.string()), value_set=ids))
+        counting = pc.equal(effective, pa.array(found["part"], pa.string())).fill_null(False)
+        left: pd.DataFrame = found[counting.to_numpy(zero_copy_only=False)].drop(columns="part")
         return left
 
     def _batches(self, names: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
@@ -193,8 +193,18 @@ def _with_one_curve_a_run(batch: dict[str, pa.Table]) -> Iterator[tuple[list[str
 
 def _combined(batch: Mapping[str, pa.Table]) -> tuple[list[str], pd.DataFrame]:
     codes = np.repeat(np.arange(len(batch)), [len(table) for table in batch.values()])
-    part = pd.Categorical.from_codes(codes, pd.Index(list(batch)))
-    return list(batch), pa.concat_tables(batch.values()).to_pandas().assign(part=part)
+    part = pd.Categorical.from_codes(codes, pd.Index(list(batch), dtype="str"))
+    whole = pa.concat_tables(batch.values())
+    ids = whole["trial_id"].combine_chunks()
+    known = pd.Index(pd.array(ids.dictionary, dtype="str"))  # pandas itself makes a Python object of each text
+    trial = pd.Categorical.from_codes(ids.indices.to_numpy(), known)
+    return list(batch), whole.drop_columns(["trial_id"]).to_pandas().assign(trial_id=trial, part=part)
+
+
+def _text(column: pd.Series) -> pd.Series[str]:
+    """Return a categorical column as text."""
+    known = pa.array(column.cat.categories, pa.string()).take(pa.array(column.cat.codes))
+    return pd.Series(pd.array(known, dtype="str"), column.index)
 
 
 @dataclass

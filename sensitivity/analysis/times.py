@@ -116,8 +116,10 @@ def deciding_rows(curves: pd.DataFrame, metric: MetricName, target: float) -> pd
     For each run that meets `target`, these are the first evaluation that does, the previous one, and the last.
     """
     found = _crossings(curves, metric, target)
-    places = np.unique(np.concatenate([found.first, found.before[found.before >= 0], found.last]))
-    return found.rows.iloc[places]
+    decide = np.zeros(len(found.rows), dtype=bool)
+    for places in (found.first, found.before[found.before >= 0], found.last):
+        decide[places] = True
+    return found.rows[decide]
 
 
 @dataclass(frozen=True, eq=False)
