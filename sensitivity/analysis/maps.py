@@ -28,6 +28,9 @@ from sensitivity.store.schema import PARAM_PREFIX
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
+_COLUMNS = frozenset({"optimizer", "batch_size", "cell_id", "seed", "status", "design"})
+"""Columns of runs, besides hyperparameters, that a map is computed from; grouping copies all that a table has."""
+
 CellState = Literal["measured", "diverged", "failed", "waiting"]
 
 
@@ -141,7 +144,8 @@ def compute_maps(
     """
     untrained = float(untrained_values(runs, curves, metric).median())
     tolerance = default_epsilon(metric, untrained) if epsilon is None else epsilon
-    valued = runs.assign(value=counted_values(runs, curves, metric))
+    columns = [name for name in runs if name in _COLUMNS or str(name).startswith(PARAM_PREFIX)]
+    valued = runs[columns].assign(value=counted_values(runs, curves, metric))
     maps = []
     for optimizer, of_optimizer in valued.groupby("optimizer", sort=False):
         names = varying(of_optimizer)

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sensitivity.study.metrics import Metric, most_informative_first
 from sensitivity.study.observed import OBSERVED as ELSEWHERE
@@ -45,8 +47,10 @@ def untrained_values(runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric) -
 
     A run without an evaluation at step 0 has the median over those with one; NaN if there is none.
     """
-    start = curves.loc[curves["step"] == 0].drop_duplicates("trial_id").set_index("trial_id")[metric.name]
-    values = runs["trial_id"].map(start).astype(float)
+    start = curves.loc[curves["step"] == 0].drop_duplicates("trial_id")
+    known = pa.array(start["trial_id"], pa.string())
+    places = pc.index_in(pa.array(runs["trial_id"], pa.string()), value_set=known).fill_null(len(known)).to_numpy()
+    values = pd.Series(np.append(start[metric.name].to_numpy(dtype=float), np.nan)[places], runs.index)
     if metric.name == "train_loss":
         values = values.fillna(runs["initial_train_loss"].astype(float))
     values = values.where(np.isfinite(values)).clip(-LARGEST, LARGEST)

@@ -9,6 +9,9 @@ import pandas as pd
 from sensitivity.analysis.cost import total
 from sensitivity.study.results import Status
 
+_COLUMNS = ["optimizer", "batch_size", "cell_id", "seed", "status", "steps", "train_seconds", "eval_seconds", "flops"]
+"""Columns that a summary is computed from; grouping copies all that a table has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
@@ -68,6 +71,7 @@ class StudySummary:
 
 def compute_summary(runs: pd.DataFrame) -> StudySummary:
     """Return the summary of `runs`, one row per planned run."""
+    counted = runs[_COLUMNS]
     groups = tuple(
         Group(
             optimizer=str(optimizer),
@@ -76,12 +80,12 @@ def compute_summary(runs: pd.DataFrame) -> StudySummary:
             seeds=int(rows["seed"].nunique()),
             tally=_tally(rows),
         )
-        for optimizer, of_optimizer in runs.groupby("optimizer", sort=False)
+        for optimizer, of_optimizer in counted.groupby("optimizer", sort=False)
         for batch_size, rows in of_optimizer.groupby("batch_size")
     )
     started, finished = runs["started_at"].dropna(), runs["finished_at"].dropna()
     elapsed = (finished.max() - started.min()).total_seconds() if len(started) and len(finished) else 0.0
-    return StudySummary(total=_tally(runs), groups=groups, elapsed_seconds=elapsed)
+    return StudySummary(total=_tally(counted), groups=groups, elapsed_seconds=elapsed)
 
 
 def _tally(runs: pd.DataFrame) -> Tally:
