@@ -9,7 +9,7 @@ import torch
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.runs import verify_output
 from sensitivity.execution.loading import ChangedError, load
-from sensitivity.execution.verification import curves_of, recorded_packs, sample, train_again, trained_parts
+from sensitivity.execution.verification import curves_of, sample, train_again
 from sensitivity.store.directory import Place, place
 from sensitivity.store.manifest import Manifest, read_manifest
 from sensitivity.store.sources import read_source
@@ -24,11 +24,11 @@ def verify_study(study_dir: str, *, runs: int, as_json: bool, draw: random.Rando
     """Train a random sample of a study's runs again, print the comparison, and return the exit code."""
     directory = place(study_dir)
     manifest = read_manifest(directory)
-    packs = recorded_packs(directory, manifest, trained_parts(directory))
+    packs = sample(directory, manifest, runs, draw or random.Random())
     if not packs:
         raise UserError(f"{directory.uri}: no run has been trained yet\n  `sensitivity run` trains them")
     origin, found = _origin(directory, manifest), []
-    for recorded in sample(packs, runs, draw or random.Random()):
+    for recorded in packs:
         device = torch.device(recorded.execution.device)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(

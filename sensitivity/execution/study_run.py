@@ -33,6 +33,7 @@ from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
 from sensitivity.store.merging import merge_parts
 from sensitivity.store.reader import StudyStatuses, finished_trials, read_plan, read_statuses, read_study
+from sensitivity.store.schema import RUNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
@@ -44,7 +45,7 @@ from sensitivity.training.cost import example_cost
 logger = logging.getLogger(__name__)
 
 _MOST_COMPARED = 100
-"""Most packs among which one is chosen to be trained again; describing all packs of a large study takes long."""
+"""Most parts among whose packs one is chosen to be trained again; describing all of a large study takes long."""
 UNFINISHED = [status.value for status in Status if not status.final]
 
 
@@ -79,6 +80,7 @@ class StudyRun:
         """Ids of the trials that had a result before this command."""
         self._lock, self._manifest = lock, manifest
         self._planned = list(plan.trials)
+        self._parts_before = frozenset(directory.child(RUNS).files(".parquet"))
 
     @classmethod
     @contextlib.contextmanager
@@ -213,11 +215,11 @@ class StudyRun:
         """Train one of this command's packs again, within `seconds`, and record the comparison."""
         try:
             draw = random.Random(self._manifest.spec_hash)
-            parts = {part: ids for part, ids in trained_parts(self.directory).items() if not self.finished >= {*ids}}
-            some = {part: parts[part] for part in draw.sample(list(parts), min(len(parts), _MOST_COMPARED))}
-            recorded = recorded_packs(self.directory, self._manifest, some)
-            new = [each for each in recorded if not each.statuses.keys() <= self.finished]
-            chosen = choose(new, seconds, draw)
+            new = [name for name in self.directory.child(RUNS).files(".parquet") if name not in self._parts_before]
+            parts = trained_parts(self.directory, draw.sample(new, min(len(new), _MOST_COMPARED)))
+            wanted = {id_ for ids in parts.values() for id_ in ids}
+            trials = {trial.id: trial for trial in self._planned if trial.id in wanted}
+            chosen = choose(recorded_packs(self.directory, self._manifest, parts, trials), seconds, draw)
             if chosen is not None:
                 found = again(chosen, curves_of(self.directory, chosen), seconds=seconds)
                 self._lock.require()

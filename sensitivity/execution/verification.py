@@ -15,16 +15,19 @@ import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from sensitivity.execution.sources import planned_trials
 from sensitivity.store.directory import Place
-from sensitivity.store.effective import part_by_trial
-from sensitivity.store.manifest import Manifest
+from sensitivity.store.effective import PART, effective, from_parts, part_by_trial, results_by_status, rows_of
+from sensitivity.store.manifest import Manifest, read_manifest
 from sensitivity.store.parts import MergedError, read_run_tables
-from sensitivity.store.reader import read_evaluations, read_plan, read_statuses
+from sensitivity.store.reader import read_evaluations, read_plan
 from sensitivity.study.execution import ExecutionSpec
 from sensitivity.study.metrics import Metric
 from sensitivity.study.provenance import code_version, package_versions
@@ -134,22 +137,36 @@ class Comparison:
         return {**dataclasses.asdict(self), "largest": largest, "sentence": self.sentence(), **done}
 
 
-def trained_parts(directory: Place) -> dict[str, list[str]]:
-    """Return the ids of the runs that were trained, by the part with their results."""
-    runs = read_statuses(directory).runs
+def trained_parts(directory: Place, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Return the ids of the runs that were trained, by the part with their results, among `names` or all parts."""
+    read = partial(results_by_status, directory)
+    tables = from_parts(directory, read_manifest(directory), read) if names is None else read(names)
+    runs = effective(rows_of(tables))
     trained = runs[runs["status"].isin(_TRAINED)]
-    return {str(part): list(ids) for part, ids in trained.groupby("part", sort=False)["trial_id"]}
+    return {str(part): list(ids) for part, ids in trained.groupby(PART, sort=False)["trial_id"]}
 
 
-def recorded_packs(directory: Place, manifest: Manifest, parts: Mapping[str, Collection[str]]) -> list[RecordedPack]:
-    """Return the packs of some parts of a study, with the runs of `trained_parts`, in no particular order.
+def planned(directory: Place, manifest: Manifest, ids: Collection[str]) -> dict[str, Trial]:
+    """Return those of some trials that are in the plan, by id."""
+    plan = read_plan(directory)
+    wanted = pc.is_in(pa.array(plan["trial_id"], pa.string()), pa.array(sorted(ids), pa.string()))
+    rows = plan[wanted.to_numpy(zero_copy_only=False)]
+    return {trial.id: trial for trial in planned_trials(rows, manifest.spec, manifest.source)}
+
+
+def recorded_packs(
+    directory: Place, manifest: Manifest, parts: Mapping[str, Collection[str]], trials: Mapping[str, Trial]
+) -> list[RecordedPack]:
+    """Return the packs of some parts of a study, in no particular order.
 
     A run that was trained in a pack that can't be reassembled is returned as a pack of its own.
+
+    Args:
+        directory: study directory.
+        manifest: its manifest.
+        parts: runs of `trained_parts`.
+        trials: trials by id; runs of others, which are no longer planned, are left out.
     """
-    plan = read_plan(directory)
-    wanted = {id_ for ids in parts.values() for id_ in ids}
-    plan = plan[[id_ in wanted for id_ in plan["trial_id"]]]
-    trials = {trial.id: trial for trial in planned_trials(plan, manifest.spec, manifest.source)}
     found: list[RecordedPack] = []
     for part, table in read_run_tables(directory, list(parts), ("trial_id", *_COLUMNS)).items():
         packs: dict[str, dict[str, Any]] = {}
@@ -192,11 +209,15 @@ def _versions() -> tuple[str, ...]:
     return (code_version(), *(str(here.get(name)) for name in _NUMERIC_PACKAGES))
 
 
-def sample(packs: Sequence[RecordedPack], runs: int, draw: random.Random) -> list[RecordedPack]:
-    """Return the packs of `runs` random runs, each pack once."""
-    places = [place for place, each in enumerate(packs) for _ in each.pack.trials]
-    chosen = draw.sample(places, min(runs, len(places)))
-    return [packs[place] for place in dict.fromkeys(chosen)]
+def sample(directory: Place, manifest: Manifest, runs: int, draw: random.Random) -> list[RecordedPack]:
+    """Return the packs of `runs` random runs that were trained, each pack once."""
+    parts = trained_parts(directory)
+    trials = planned(directory, manifest, {id_ for ids in parts.values() for id_ in ids})
+    known = sorted(trials)
+    chosen = set(draw.sample(known, min(runs, len(known))))
+    some = {part: ids for part, ids in parts.items() if not chosen.isdisjoint(ids)}
+    packs = recorded_packs(directory, manifest, some, trials)
+    return [each for each in packs if not chosen.isdisjoint(each.statuses)]
 
 
 def choose(packs: Sequence[RecordedPack], seconds: float, draw: random.Random) -> RecordedPack | None:

@@ -28,15 +28,29 @@ STATUS_COLUMNS = ("trial_id", "status", "finished_at")
 FINAL = [status.value for status in Status if status.final]
 
 
-def part_by_trial(directory: Place, names: Sequence[str] | None = None) -> pd.Series[str]:
-    """Return the part with the effective result of each trial, among `names` or all parts.
+def part_by_trial(directory: Place) -> pd.Series[str]:
+    """Return the part with the effective result of each trial.
 
     Raises:
         StorageError: a part is damaged.
     """
-    read = partial(results_by_status, directory)
-    tables = from_parts(directory, read_manifest(directory), read) if names is None else read(names)
+    tables = from_parts(directory, read_manifest(directory), partial(results_by_status, directory))
     return effective(rows_of(tables)).set_index("trial_id")[PART]
+
+
+def superseded(directory: Place, names: Sequence[str]) -> dict[str, set[str]]:
+    """Return the ids of the trials, by part, whose effective result is in another one of these parts.
+
+    Raises:
+        StorageError: a part is damaged.
+    """
+    rows = rows_of(results_by_status(directory, names))
+    if is_unique(rows["trial_id"]):
+        return {}
+    kept = effective(rows)
+    others = rows.select(["trial_id", PART]).to_pandas().drop(index=kept.index)
+    elsewhere = others[PART] != others["trial_id"].map(kept.set_index("trial_id")[PART])
+    return {str(part): set(ids) for part, ids in others[elsewhere].groupby(PART)["trial_id"]}
 
 
 def part_names(directory: Place, manifest: Manifest | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sensitivity.store.directory import Place
-from sensitivity.store.effective import part_by_trial
+from sensitivity.store.effective import superseded
 from sensitivity.store.parquet import Allowance, read_parquet
 from sensitivity.store.parts import damaged, read_curve_tables, read_run_tables
 from sensitivity.store.schema import CURVES, OBSERVED_PART, RUNS, curves_schema, further_metrics
@@ -58,12 +58,11 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     if len(small) < fewest:
         return 0
     logger.info("%s: merging %s small files of results into larger ones", directory.uri, f"{len(small):,}")
-    removed, parts = 0, part_by_trial(directory, list(runs))
-    kept = {str(name): set(own.index) for name, own in parts.groupby(parts)}
+    removed, left_out = 0, superseded(directory, list(runs))
     for group in _groups(small, sizes):
-        whole = _merged_runs(directory, group, kept)
+        whole = _merged_runs(directory, group, left_out)
         if len(whole):
-            curve = _merged_curves(directory, group, kept, whole.column_names)
+            curve = _merged_curves(directory, group, left_out, whole.column_names)
             if not (_is_readable(whole) and _is_readable(curve)):
                 continue
             _write(directory, f"merged-{uuid.uuid4().hex[:12]}.parquet", whole, curve)
@@ -88,8 +87,8 @@ def _groups(names: Iterable[str], sizes: Mapping[str, int]) -> Iterator[list[str
         yield group
 
 
-def _merged_runs(directory: Place, group: Sequence[str], kept: Mapping[str, Collection[str]]) -> pa.Table:
-    tables = [_only(table, kept.get(name, ())) for name, table in read_run_tables(directory, group).items()]
+def _merged_runs(directory: Place, group: Sequence[str], left_out: Mapping[str, Collection[str]]) -> pa.Table:
+    tables = [_without(table, left_out.get(name, ())) for name, table in read_run_tables(directory, group).items()]
     whole = pa.concat_tables(tables, promote_options="default")
     for name in further_metrics(whole.column_names):  # a part that did not measure it yet
         whole = whole.set_column(whole.column_names.index(name), name, pc.fill_null(whole[name], np.nan))
@@ -97,15 +96,15 @@ def _merged_runs(directory: Place, group: Sequence[str], kept: Mapping[str, Coll
 
 
 def _merged_curves(
-    directory: Place, group: Sequence[str], kept: Mapping[str, Collection[str]], run_columns: Sequence[str]
+    directory: Place, group: Sequence[str], left_out: Mapping[str, Collection[str]], run_columns: Sequence[str]
 ) -> pa.Table:
     schema = curves_schema(tuple(further_metrics(run_columns)))
     tables = read_curve_tables(directory, group, schema.names, Allowance())
-    return pa.concat_tables([_only(table, kept.get(name, ())).cast(schema) for name, table in tables])
+    return pa.concat_tables([_without(table, left_out.get(name, ())).cast(schema) for name, table in tables])
 
 
-def _only(table: pa.Table, ids: Collection[str]) -> pa.Table:
-    return table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
+def _without(table: pa.Table, ids: Collection[str]) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))) if ids else table
 
 
 def _is_readable(table: pa.Table) -> bool:

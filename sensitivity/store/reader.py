@@ -214,7 +214,11 @@ def read_statuses(directory: Place) -> StudyStatuses:
     tables = from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
     results = effective(rows_of(tables))
     planned = _planned_ids(directory, manifest, lambda: results).to_pandas().rename("trial_id")
-    runs = results.set_index("trial_id")[["status", "message", PART]].reindex(planned).reset_index()
+    runs = (
+        _aligned(results[["trial_id", "status", "message", PART]], planned)
+        .set_axis(planned.index)
+        .assign(trial_id=planned)
+    )
     missing = {"status": Status.PENDING.value, "message": "", PART: ""}
     return StudyStatuses(manifest, runs.fillna(missing).rename(columns={PART: "part"}))
 

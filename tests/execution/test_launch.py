@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import random
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from sensitivity.execution.progress import Progress, Share, part_of
 from sensitivity.execution.settler import Budget
 from sensitivity.execution.settling import settle_study
 from sensitivity.execution.study_run import Machines
-from sensitivity.execution.verification import recorded_packs, trained_parts
+from sensitivity.execution.verification import sample
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.lock import WriterLock
@@ -380,7 +381,6 @@ def test_a_study_settles_through_ray(running_ray, tmp_path):
     assert len(runs) == stopped.ledger.cost.runs > 0
     assert set(runs["status"]) <= {"completed", "diverged"}
     assert stopped.outcome.determinism["faults"] == []
-    trained = recorded_packs(
-        settling_place(directory), read_manifest(settling_place(directory)), trained_parts(settling_place(directory))
-    )
+    folder = settling_place(directory)
+    trained = sample(folder, read_manifest(folder), len(runs), random.Random(0))
     assert sum(len(each.pack.trials) for each in trained) == len(runs)  # `verify` can train each of them again

@@ -68,9 +68,14 @@ def recorded(tmp_path_factory):
     return plan, directory
 
 
+def all_packs(directory):
+    manifest = read_manifest(directory)
+    return sample(directory, manifest, 10**6, random.Random(0))
+
+
 @pytest.fixture
 def packs(recorded):
-    return recorded_packs(recorded[1], read_manifest(recorded[1]), trained_parts(recorded[1]))
+    return all_packs(recorded[1])
 
 
 def test_packs_are_put_together_as_they_were(recorded, packs):
@@ -142,7 +147,7 @@ def test_where_bits_may_differ_the_untrained_network_is_judged(recorded, packs, 
 def test_a_run_whose_pack_is_not_known_is_trained_alone(recorded, monkeypatch):
     _, directory = recorded
     monkeypatch.setattr(Pack, "id", "of halves, say")
-    packs = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
+    packs = all_packs(directory)
     assert {len(each.pack.trials) for each in packs} == {1}
     assert {each.unlike() for each in packs} == {"alone"}
 
@@ -152,15 +157,17 @@ def test_packs_of_some_parts_are_those_of_all_parts(recorded, packs):
     parts = trained_parts(directory)
     assert {part: set(ids) for part, ids in parts.items()} == {each.part: set(each.statuses) for each in packs}
     some = dict(list(parts.items())[:2])
-    found = recorded_packs(directory, read_manifest(directory), some)
+    assert trained_parts(directory, list(some)) == some
+    manifest = read_manifest(directory)
+    found = recorded_packs(directory, manifest, some, {trial.id: trial for trial in recorded[0].trials})
     assert {each.part: each for each in found} == {each.part: each for each in packs if each.part in some}
 
 
-def test_a_sample_draws_runs_and_names_each_pack_once(packs):
-    assert sample(packs, 10**6, random.Random(0)) != []
-    assert len(sample(packs, 10**6, random.Random(0))) == len(packs)
-    assert len(sample(packs, 1, random.Random(0))) == 1
-    drawn = [sample(packs, 1, random.Random(k))[0].pack.id for k in range(60)]
+def test_a_sample_draws_runs_and_names_each_pack_once(recorded, packs):
+    directory, manifest = recorded[1], read_manifest(recorded[1])
+    assert len(packs) == len({each.pack.id for each in packs}) > 2
+    drawn = [each.pack.id for k in range(60) for each in sample(directory, manifest, 1, random.Random(k))]
+    assert len(drawn) == 60
     assert set(drawn) == {each.pack.id for each in packs}
 
 
@@ -214,8 +221,8 @@ def test_verify_without_what_it_needs_says_so(recorded, monkeypatch, capsys, tmp
     write_manifest(empty, plan.spec, plan.source)
     code, said = verify(monkeypatch, capsys, empty)
     assert (code, "no run has been trained" in said.err) == (2, True)
-    packs = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
-    monkeypatch.setattr("sensitivity.cli.verifying.recorded_packs", lambda *_: packs)
+    packs = all_packs(directory)
+    monkeypatch.setattr("sensitivity.cli.verifying.sample", lambda *_: packs)
     code, said = verify(monkeypatch, capsys, empty)
     assert (code, "by a version that didn't store what a run was trained on" in said.err) == (2, True)
 

@@ -1,11 +1,14 @@
 import math
+import random
 from dataclasses import replace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sensitivity.analysis.evaluations import Evaluations, read_tables
-from sensitivity.execution.verification import curves_of, recorded_packs, trained_parts
+from sensitivity.execution.verification import curves_of, sample, trained_parts
 from sensitivity.exporting.runs import finished_runs
 from sensitivity.store import effective, merging, reader
 from sensitivity.store.directory import Place, place
@@ -21,7 +24,7 @@ from sensitivity.store.reader import (
     read_study,
 )
 from sensitivity.store.schema import CURVES, RUNS
-from sensitivity.store.writer import write_plan
+from sensitivity.store.writer import parquet_bytes, write_plan
 from sensitivity.study.errors import StorageError
 from sensitivity.study.results import Status
 from sensitivity.study.trials import expand, group
@@ -97,14 +100,16 @@ def test_packs_are_found_in_a_merged_part(directory, make):
     written(directory, make)
 
     def packs():
-        found = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
+        found = sample(directory, read_manifest(directory), 10**6, random.Random(0))
         return sorted((each.pack.id, tuple(each.statuses.items()), each.is_part) for each in found)
 
     before = packs()
     merge(directory)
     assert packs() == before
     trained = {trial_id for _, statuses, _ in before for trial_id, _ in statuses}
-    assert trained == {name for ids in trained_parts(directory).values() for name in ids}
+    planned = read_statuses(directory).runs
+    assert trained == set(planned.loc[planned["status"].isin(["completed", "diverged"]), "trial_id"])
+    assert trained < {name for ids in trained_parts(directory).values() for name in ids}, "also what is not planned"
     assert {is_part for _, _, is_part in before} == {False, True}, (
         "the mates of interrupted runs can't be trained alike"
     )
@@ -170,6 +175,17 @@ def test_a_killed_merge_loses_nothing_and_the_next_one_finishes_it(tmp_path, mak
         found = names(directory)
         assert all("/merged-" in name for name in found), last
     assert last > 15
+
+
+def test_a_run_that_is_twice_in_one_part_stays(directory, make):
+    """No part has one today; what counts must not be left out because it is also what doesn't count."""
+    written(directory, make)
+    part = directory.child(RUNS).files(".parquet")[0]
+    table = pq.read_table(pa.BufferReader(directory.read(f"{RUNS}/{part}")))
+    directory.write(f"{RUNS}/{part}", parquet_bytes(pa.concat_tables([table, table])))
+    before = read_counts(directory).by_status
+    merge(directory)
+    assert read_counts(directory).by_status == before
 
 
 def test_curves_without_runs_are_removed_even_if_nothing_is_merged(directory, make):
@@ -269,7 +285,7 @@ def test_readers_that_know_the_old_parts_of_a_study(directory, make, monkeypatch
     """Whatever reads runs first and curves later: a merge in between."""
     written(directory, make)
     before, study = content(directory), read_runs(directory)
-    packs = recorded_packs(directory, read_manifest(directory), trained_parts(directory))
+    packs = sample(directory, read_manifest(directory), 10**6, random.Random(0))
     curves = [curves_of(directory, pack) for pack in packs]
     sent = list(finished_runs(directory, study, study.runs, {}))
     sending = finished_runs(directory, study, study.runs, {})
