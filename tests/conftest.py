@@ -56,6 +56,18 @@ def pytest_configure():
             signal.signal(number, handler)
 
 
+_COMPUTING = frozenset({"analysis", "figures", "kfac", "optimizers", "settling", "study", "training"})
+"""Folders whose tests only compute."""
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Four processes, which wait for Ray and browsers half of the time; one a core if the tests only compute."""
+    here = Path(__file__).parent
+    paths = [Path.cwd() / argument.partition("::")[0] for argument in config.args]
+    computing = all(path.is_relative_to(here) and {*path.relative_to(here).parts[:1]} & _COMPUTING for path in paths)
+    return min(4, os.cpu_count() or 1) if computing else 4
+
+
 LONGEST = (
     "dashboards/test_browser.py",
     "faults/test_faults.py",

@@ -7,8 +7,9 @@ import os
 from sensitivity.cli.json_output.base import json_text
 from sensitivity.cli.json_output.studies import StudyOutput, UnreadableOutput
 from sensitivity.figures.settled_words import standing_in_words
+from sensitivity.store.counting import read_counts
 from sensitivity.store.directory import Place, place
-from sensitivity.store.reader import read_counts, studies
+from sensitivity.store.reader import studies
 from sensitivity.study.errors import UserError
 from sensitivity.study.paths import STUDIES
 from sensitivity.study.results import Status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ from sensitivity.execution.prepare import Plan
 from sensitivity.execution.progress import Show
 from sensitivity.execution.searches import with_searches
 from sensitivity.execution.sources import SourceOf
-from sensitivity.execution.study_run import UNFINISHED, Machines, StudyRun
+from sensitivity.execution.study_run import Machines, StudyRun
+from sensitivity.store.counting import read_statuses
 from sensitivity.store.directory import Place
-from sensitivity.store.reader import read_statuses
 from sensitivity.study.errors import UserError
 
 
@@ -80,25 +81,22 @@ def launch(
             except KeyboardInterrupt:
                 interrupted = True
         study = work.end()
-    runs = study.runs
-    statuses = runs["status"].value_counts()
-    causes = runs.loc[runs["status"].isin(["failed", "interrupted"]), "message"].value_counts()
     return Outcome(
         study=plan.spec.name,
         directory=directory.uri,
-        planned=len(runs),
-        statuses={str(status): int(count) for status, count in statuses.items()},
-        causes={str(message): int(count) for message, count in causes.head(3).items()},
+        planned=study.planned,
+        statuses=dict(study.by_status),
+        causes=dict(itertools.islice(study.causes.items(), 3)),
         interrupted=interrupted,
         determinism=study.manifest.determinism,
     )
 
 
 def _lost(cause: str, directory: Place) -> UserError:
-    statuses = read_statuses(directory).runs["status"]
-    there = int((~statuses.isin(UNFINISHED)).sum())
+    study = read_statuses(directory)
+    there = study.planned - len(study.unfinished)
     return UserError(
         f"{cause}\n"
-        f"  No reported result is lost: {there} of {len(statuses)} runs have a result in {directory.uri}\n"
+        f"  No reported result is lost: {there} of {study.planned} runs have a result in {directory.uri}\n"
         "  Run the same command again to continue. If the memory was full (see `dmesg`), use fewer --workers"
     )

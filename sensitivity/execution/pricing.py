@@ -8,9 +8,10 @@ from sensitivity.execution.costs import Price, measure_here, pack_sizes, price, 
 from sensitivity.execution.prepare import Plan, available_workers, with_recorded, with_search_seconds
 from sensitivity.execution.searches import recorded_trials, search_seconds
 from sensitivity.optimizers.contract import RULES, HasRemark
+from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import Place
 from sensitivity.store.manifest import MANIFEST, read_manifest, refuse_other_study
-from sensitivity.store.reader import finished_trials, read_plan, read_runs
+from sensitivity.store.reader import read_plan, read_runs
 from sensitivity.study.arms import Arm, declared_kind
 from sensitivity.study.words import count, duration
 

@@ -28,15 +28,15 @@ from sensitivity.execution.verification import (
     trained_parts,
 )
 from sensitivity.store.checkpoints import sweep_checkpoints
+from sensitivity.store.counting import StudyStatuses, finished_trials, read_statuses
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
 from sensitivity.store.merging import merge_parts
-from sensitivity.store.reader import StudyStatuses, finished_trials, read_plan, read_statuses, read_study
+from sensitivity.store.reader import read_plan, read_study
 from sensitivity.store.schema import RUNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError
-from sensitivity.study.results import Status
 from sensitivity.study.schedule import total_steps
 from sensitivity.study.trials import Group, Pack, Trial, group
 from sensitivity.training.calibration import Cost
@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 _MOST_COMPARED = 100
 """Most parts among whose packs one is chosen to be trained again; describing all of a large study takes long."""
-UNFINISHED = [status.value for status in Status if not status.final]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +120,7 @@ class StudyRun:
     def end(self) -> StudyStatuses:
         """Return the statuses of the study's runs, and delete checkpoints that will not be resumed."""
         study = read_statuses(self.directory)
-        waiting = study.runs["status"].isin(UNFINISHED)
-        sweep_checkpoints(self.directory, set(study.runs.loc[waiting, "trial_id"]))
+        sweep_checkpoints(self.directory, study.unfinished)
         return study
 
     def train(self, machines: Machines, *, show: Show, stop: Interruptible) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import Place, place
 from sensitivity.store.manifest import (
     MANIFEST,
@@ -21,7 +22,6 @@ from sensitivity.store.manifest import (
     write_recorded,
 )
 from sensitivity.store.observed import write_observed_plan
-from sensitivity.store.reader import finished_trials
 from sensitivity.store.recording import RecordedRun
 from sensitivity.study.designs import configurations
 from sensitivity.study.errors import UserError

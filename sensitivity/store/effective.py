@@ -44,9 +44,10 @@ def superseded(directory: Place, names: Sequence[str]) -> dict[str, set[str]]:
     Raises:
         StorageError: a part is damaged.
     """
-    rows = rows_of(results_by_status(directory, names))
-    if is_unique(rows["trial_id"]):
+    ids = [table["trial_id"] for table in read_run_tables(directory, names, ("trial_id",)).values()]
+    if is_unique(pa.chunked_array([chunk for each in ids for chunk in each.chunks], pa.string())):
         return {}
+    rows = rows_of(results_by_status(directory, names))
     kept = effective(rows)
     others = rows.select(["trial_id", PART]).to_pandas().drop(index=kept.index)
     elsewhere = others[PART] != others["trial_id"].map(kept.set_index("trial_id")[PART])

@@ -49,8 +49,10 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     """
     runs, curves = (directory.child(folder).sizes(".parquet") for folder in (RUNS, CURVES))
     sizes = {name: size + curves.get(name, 0) for name, size in runs.items() if not name.startswith(OBSERVED_PART)}
-    # Curves whose runs were never written, or were removed by a merge that was killed.
-    left = [name for name in curves.keys() - runs.keys() if not name.startswith(OBSERVED_PART)]
+    # Curves whose runs were never written, or were removed by a merge that was killed. A list of runs may be older than
+    # that of curves, on a store whose lists lag.
+    alone = [name for name in curves.keys() - runs.keys() if not name.startswith(OBSERVED_PART)]
+    left = [name for name in alone if not directory.exists(f"{RUNS}/{name}")]
     if left:
         require()
         _delete(directory, [f"{CURVES}/{name}" for name in left])
@@ -63,9 +65,11 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
         whole = _merged_runs(directory, group, left_out)
         if len(whole):
             curve = _merged_curves(directory, group, left_out, whole.column_names)
-            if not (_is_readable(whole) and _is_readable(curve)):
+            run_file, curve_file = _readable_bytes(whole), _readable_bytes(curve)
+            if run_file is None or curve_file is None:
                 continue
-            _write(directory, f"merged-{uuid.uuid4().hex[:12]}.parquet", whole, curve)
+            files, rows = {CURVES: curve_file, RUNS: run_file}, {RUNS: len(whole), CURVES: len(curve)}
+            _write(directory, f"merged-{uuid.uuid4().hex[:12]}.parquet", files, rows, curve.column_names)
         removed += len(group)
         require()
         _delete(directory, [f"{RUNS}/{each}" for each in group])
@@ -107,26 +111,33 @@ def _without(table: pa.Table, ids: Collection[str]) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))) if ids else table
 
 
-def _is_readable(table: pa.Table) -> bool:
-    """Whether a part is within the limit of readers on its own, however many others they read.
+def _readable_bytes(table: pa.Table) -> pa.Buffer | None:
+    """Return a part as a file, or None if it exceeds the limit of readers on its own, however many others they read.
 
     The long tracebacks of runs that all failed alike compress too well together.
     """
+    content = parquet_bytes(table)
     try:
-        read_parquet(pa.BufferReader(parquet_bytes(table)), lambda names: names, Allowance(free=0))
+        read_parquet(pa.BufferReader(content), lambda names: names, Allowance(free=0))
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None
+    return content
 
 
-def _write(directory: Place, name: str, runs: pa.Table, curves: pa.Table) -> None:
-    """Write a part, and read it again before its sources are removed; a part that can't be read is removed."""
-    directory.write(f"{CURVES}/{name}", parquet_bytes(curves))
-    directory.write(f"{RUNS}/{name}", parquet_bytes(runs))
+def _write(
+    directory: Place,
+    name: str,
+    files: Mapping[str, pa.Buffer],
+    rows: Mapping[str, int],
+    curve_columns: Sequence[str],
+) -> None:
+    """Write a part's files in their order, and read them again; a part that can't be read is removed."""
+    for folder, content in files.items():
+        directory.write(f"{folder}/{name}", content)
     try:
         again = read_run_tables(directory, [name])[name]
-        ((_, measured),) = read_curve_tables(directory, [name], curves.column_names, Allowance())
-        if again.num_rows != runs.num_rows or measured.num_rows != curves.num_rows:
+        ((_, measured),) = read_curve_tables(directory, [name], curve_columns, Allowance())
+        if {RUNS: again.num_rows, CURVES: measured.num_rows} != rows:
             raise damaged(directory, f"{RUNS}/{name}", "it was written with other rows")
     except StorageError:
         _delete(directory, [f"{RUNS}/{name}"])

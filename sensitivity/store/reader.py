@@ -15,14 +15,10 @@ import pyarrow.parquet as pq
 
 from sensitivity.store.directory import Place
 from sensitivity.store.effective import (
-    FINAL,
     PART,
-    STATUS_COLUMNS,
     effective,
     from_parts,
     in_order,
-    is_unique,
-    results_by_status,
     rows_of,
 )
 from sensitivity.store.ledger import read_ledger, settling_place
@@ -111,31 +107,6 @@ class StudyRuns:
     """As in `Study`."""
 
 
-@dataclass(frozen=True)
-class StudyStatuses:
-    """The statuses of a study's runs, which take a tenth of the memory of all their columns."""
-
-    manifest: Manifest
-    runs: pd.DataFrame
-    """One row per planned run, in the order of the plan: trial_id, status, message, and ``part``, the name of the part
-    with the effective result; empty without a result."""
-
-
-@dataclass(frozen=True)
-class StudyCounts:
-    """Progress of a study, without its results."""
-
-    manifest: Manifest
-    planned: int
-    """Number of runs in the plan."""
-    by_status: Mapping[str, int]
-    """Number of planned runs with each status."""
-    ledger: Ledger | None
-    """State of the settlement; None if none has started."""
-    settling: Mapping[str, int]
-    """Number of runs of the settlement with each status; empty if there are none."""
-
-
 def read_study(directory: Place) -> Study:
     """Read a study directory, finished or not.
 
@@ -203,45 +174,6 @@ def read_runs(
     return StudyRuns(manifest, runs.drop(columns=PART), parts, unplanned)
 
 
-def read_statuses(directory: Place) -> StudyStatuses:
-    """Read the status of each run, reading and validating only the columns needed for that.
-
-    Raises:
-        StorageError: as `read_study`.
-    """
-    manifest = read_manifest(directory)
-    columns = (*STATUS_COLUMNS, "message")
-    tables = from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns))
-    results = effective(rows_of(tables))
-    planned = _planned_ids(directory, manifest, lambda: results).to_pandas().rename("trial_id")
-    runs = (
-        _aligned(results[["trial_id", "status", "message", PART]], planned)
-        .set_axis(planned.index)
-        .assign(trial_id=planned)
-    )
-    missing = {"status": Status.PENDING.value, "message": "", PART: ""}
-    return StudyStatuses(manifest, runs.fillna(missing).rename(columns={PART: "part"}))
-
-
-def read_counts(directory: Place) -> StudyCounts:
-    """Count a study's runs by status, reading and validating only the columns needed for that.
-
-    Raises:
-        StorageError: as `read_study`.
-    """
-    manifest = read_manifest(directory)
-    whole = rows_of(from_parts(directory, manifest, partial(results_by_status, directory)))
-    if not is_unique(whole["trial_id"]):
-        whole = pa.Table.from_pandas(effective(whole)[["trial_id", "status"]], preserve_index=False)
-    planned = _planned_ids(directory, manifest, whole.to_pandas)
-    status = whole["status"].filter(pc.is_in(whole["trial_id"], planned.cast(whole["trial_id"].type)))
-    counts = {str(each["values"]): int(each["counts"]) for each in pc.value_counts(status).to_pylist()}
-    by_status = {**counts, Status.PENDING.value: len(planned) - sum(counts.values())}
-    folder = settling_place(directory)
-    settling = read_counts(folder).by_status if folder.exists(MANIFEST) else {}
-    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory), settling)
-
-
 def read_evaluations(
     directory: Place, part: str, columns: Sequence[str], trial_ids: Collection[str] | None = None
 ) -> pa.Table:
@@ -273,16 +205,6 @@ def read_plan(directory: Place) -> pd.DataFrame:
     except DamagedError as error:
         logger.warning("%s", str(error).partition("\n")[0])
         return _results(directory, {}, directory.child(RUNS).files(".parquet"))
-
-
-def finished_trials(directory: Place) -> frozenset[str]:
-    """Return the ids of the trials with final results, which `run` does not train again.
-
-    Raises:
-        StorageError: a part is damaged.
-    """
-    results = effective(rows_of(from_parts(directory, None, partial(results_by_status, directory))))
-    return frozenset(results.loc[results["status"].isin(FINAL), "trial_id"])
 
 
 def studies(root: Place) -> tuple[Place, ...]:
@@ -357,7 +279,7 @@ def _texts(ids: pd.Series[str], by_id: Mapping[str, str]) -> pd.Series[str]:
     return ids.map(by_id).fillna("").astype("str")
 
 
-def _planned_ids(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pa.ChunkedArray:
+def planned_ids(directory: Place, manifest: Manifest, results: Callable[[], pd.DataFrame]) -> pa.ChunkedArray:
     """Return the ids of the planned trials in the order of the plan, without reading its other columns."""
     recorded = manifest.spec.observed is not None and manifest.spec.observed.recorded
     if not recorded and directory.exists(PLAN):

@@ -8,9 +8,13 @@ import threading
 import time
 from collections import Counter
 
-FAULTS = ("throttled", "cut", "slow", "expired")
+FAULTS = ("throttled", "cut", "slow", "expired", "stale")
 SLOW_S = 4.0
 """Longer than the three seconds without a byte after which the AWS SDK's own default gives up."""
+
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and body."""
 
 
 class Proxy:
@@ -20,6 +24,8 @@ class Proxy:
         self.target = port
         self.fault = ""
         self.faults: Counter[str] = Counter()
+        self.listings: dict[str, Answer] = {}
+        """The latest answer to each request for a list of files, which a "stale" store repeats."""
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -44,7 +50,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body, fault = _body(self), self.proxy.fault
-        if fault:
+        listing = self.command == "GET" and "list-type=2" in self.path
+        if fault and (listing or fault != "stale"):
             self.proxy.faults[fault] += 1
         if fault == "throttled":
             self._refuse(503, "SlowDown", "Please reduce your request rate.", {"Retry-After": "1"})
@@ -52,7 +59,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse(400, "ExpiredToken", "The provided token has expired.", {})
         else:
             time.sleep(SLOW_S if fault == "slow" else 0)
-            self._forward(body, cut=fault == "cut")
+            known = self.proxy.listings.get(self.path) if fault == "stale" and listing else None
+            answer = known or self._answer(body)
+            if listing:
+                self.proxy.listings[self.path] = answer
+            self._send(answer, cut=fault == "cut")
 
     def do_PUT(self) -> None:
         self.do_GET()
@@ -66,18 +77,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _forward(self, body: bytes, *, cut: bool) -> None:
+    def _answer(self, body: bytes) -> Answer:
         upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.target, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name != "Transfer-Encoding"}
         upstream.request(self.command, self.path, body=body, headers={**headers, "Content-Length": len(body)})
         answer = upstream.getresponse()
-        data = answer.read()
+        found = answer.status, answer.getheaders(), answer.read()
         upstream.close()
+        return found
+
+    def _send(self, answer: Answer, *, cut: bool) -> None:
+        status, headers, data = answer
         if cut and self.proxy.faults["cut"] % 2:  # done, but the client does not hear of it
             self.close_connection = True
             return
-        self.send_response_only(answer.status)
-        for name, value in answer.getheaders():
+        self.send_response_only(status)
+        for name, value in headers:
             if name.lower() not in ("connection", "transfer-encoding"):
                 self.send_header(name, value)
         self.end_headers()

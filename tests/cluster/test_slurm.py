@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import ray
 
+from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import place
 from sensitivity.store.lock import LOCK
-from sensitivity.store.reader import finished_trials, read_study
+from sensitivity.store.reader import read_study
 
 SCRIPT = Path(__file__).parents[2] / "docs/slurm/study.sbatch"
 GPUS = 2

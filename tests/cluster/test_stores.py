@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 import ray
 
+from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import place
 from sensitivity.store.lock import LOCK, WriterLock
-from sensitivity.store.reader import finished_trials, read_study
+from sensitivity.store.reader import read_study
 from sensitivity.study.errors import StorageError
 
 _proxies = runpy.run_path(str(Path(__file__).with_name("proxy.py")))
@@ -246,5 +247,6 @@ def test_a_store_that_misbehaves_in_mid_study_costs_nothing_that_was_reported(be
         "cut": "connections cut before or in the answer",
         "slow": f"answers after {_proxies['SLOW_S']:.0f} s",
         "expired": "credentials that expire in mid-study",
+        "stale": "lists of files that are out of date",
     }[fault]
     _seen[what] = f"{outcome}, no reported run done again, the final table equal to a local run's"

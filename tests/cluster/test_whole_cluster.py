@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import ray
 
+from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import place
 from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.lock import LOCK
-from sensitivity.store.reader import finished_trials, read_study
+from sensitivity.store.reader import read_study
 from sensitivity.study.load import shipped
 
 RESULT = Path(__file__).parents[2] / "benchmarks/results/cluster.md"

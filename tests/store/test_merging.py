@@ -11,18 +11,12 @@ from sensitivity.analysis.evaluations import Evaluations, read_tables
 from sensitivity.execution.verification import curves_of, sample, trained_parts
 from sensitivity.exporting.runs import finished_runs
 from sensitivity.store import effective, merging, reader
+from sensitivity.store.counting import finished_trials, read_counts, read_statuses
 from sensitivity.store.directory import Place, place
 from sensitivity.store.effective import from_parts, results_by_status
 from sensitivity.store.manifest import read_manifest, write_manifest
 from sensitivity.store.merging import merge_parts
-from sensitivity.store.reader import (
-    finished_trials,
-    read_counts,
-    read_evaluations,
-    read_runs,
-    read_statuses,
-    read_study,
-)
+from sensitivity.store.reader import read_evaluations, read_runs, read_study
 from sensitivity.store.schema import CURVES, RUNS
 from sensitivity.store.writer import parquet_bytes, write_plan
 from sensitivity.study.errors import StorageError
@@ -78,7 +72,7 @@ def merge(directory):
 def test_a_merged_study_reads_as_before(directory, make):
     written(directory, make)
     before, counts, parts = content(directory), read_counts(directory).by_status, len(names(directory)) // 2
-    statuses = read_statuses(directory).runs.drop(columns="part")
+    statuses = read_statuses(directory)
     assert merge(directory) == parts
     runs, curves = names(directory)
     assert runs.removeprefix(RUNS) == curves.removeprefix(CURVES)
@@ -86,7 +80,7 @@ def test_a_merged_study_reads_as_before(directory, make):
     assert (
         read_counts(directory).by_status == counts == {"completed": 28, "diverged": 1, "interrupted": 1, "pending": 0}
     )
-    pd.testing.assert_frame_equal(read_statuses(directory).runs.drop(columns="part"), statuses)
+    assert read_statuses(directory) == statuses
 
 
 def test_few_parts_are_left_alone(directory, make):
@@ -107,7 +101,7 @@ def test_packs_are_found_in_a_merged_part(directory, make):
     merge(directory)
     assert packs() == before
     trained = {trial_id for _, statuses, _ in before for trial_id, _ in statuses}
-    planned = read_statuses(directory).runs
+    planned = read_runs(directory).runs
     assert trained == set(planned.loc[planned["status"].isin(["completed", "diverged"]), "trial_id"])
     assert trained < {name for ids in trained_parts(directory).values() for name in ids}, "also what is not planned"
     assert {is_part for _, _, is_part in before} == {False, True}, (
@@ -175,6 +169,21 @@ def test_a_killed_merge_loses_nothing_and_the_next_one_finishes_it(tmp_path, mak
         found = names(directory)
         assert all("/merged-" in name for name in found), last
     assert last > 15
+
+
+def test_curves_stay_if_only_the_list_of_runs_is_out_of_date(directory, make, monkeypatch):
+    written(directory, make, seeds=1)
+    before, sizes = content(directory), Place.sizes
+    late = directory.child(RUNS).files(".parquet")[0]
+
+    def stale(self, suffix):
+        found = sizes(self, suffix)
+        return {name: size for name, size in found.items() if name != late or not self.path.endswith(RUNS)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "sizes", stale)
+        assert merge_parts(directory, require=lambda: None) == 0
+    assert_equal(content(directory), before)
 
 
 def test_a_run_that_is_twice_in_one_part_stays(directory, make):

@@ -14,18 +14,10 @@ from pyarrow import fs
 
 from sensitivity.analysis.summary import compute_summary
 from sensitivity.store import validation
+from sensitivity.store.counting import finished_trials, read_counts, read_statuses
 from sensitivity.store.directory import Place, place
 from sensitivity.store.manifest import read_manifest, write_manifest
-from sensitivity.store.reader import (
-    export_runs,
-    finished_trials,
-    read_counts,
-    read_evaluations,
-    read_runs,
-    read_statuses,
-    read_study,
-    studies,
-)
+from sensitivity.store.reader import export_runs, read_evaluations, read_runs, read_study, studies
 from sensitivity.store.schema import CURVE_COLUMNS, RESULT_COLUMNS, TRIAL_COLUMNS
 from sensitivity.store.writer import append, plan_table, write_plan
 from sensitivity.study.errors import StorageError
@@ -164,12 +156,13 @@ def test_statuses_are_those_of_the_whole_table(directory, make):
     make.add(directory, make.interrupted(trials[0]))  # later than its completed result
     make.add(directory, make.run(trials[3]), pack_id="retry")
     write_plan(directory, trials[1:])
-    statuses, whole = read_statuses(directory).runs, read_runs(directory)
-    columns = ["trial_id", "status", "message"]
-    pd.testing.assert_frame_equal(statuses[columns], whole.runs[columns])
-    known = statuses[statuses["part"] != ""]
-    assert dict(zip(known["trial_id"], known["part"], strict=True)) == whole.parts.to_dict()
-    assert set(statuses.loc[statuses["part"] == "", "status"]) == {"pending"}
+    found, runs = read_statuses(directory), read_runs(directory).runs
+    assert found.planned == len(runs)
+    assert dict(found.by_status) == runs["status"].value_counts().to_dict()
+    assert [*found.by_status.values()] == sorted(found.by_status.values(), reverse=True)
+    unsound = runs[runs["status"].isin(["failed", "interrupted"])]
+    assert dict(found.causes) == unsound["message"].value_counts().to_dict() != {}
+    assert found.unfinished == set(runs.loc[runs["status"].isin(["pending", "interrupted"]), "trial_id"]) != set()
 
 
 def test_a_plan_is_the_same_table_whatever_the_number_of_rows_that_are_converted_at_once(directory, make, monkeypatch):

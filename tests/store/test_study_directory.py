@@ -10,17 +10,10 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import read_manifest, spec_hash, write_manifest
-from sensitivity.store.reader import (
-    export_runs,
-    finished_trials,
-    read_evaluations,
-    read_plan,
-    read_runs,
-    read_study,
-    studies,
-)
+from sensitivity.store.reader import export_runs, read_evaluations, read_plan, read_runs, read_study, studies
 from sensitivity.store.schema import CURVE_COLUMNS, NOTE_COLUMNS, RESULT_COLUMNS, SCHEMA_VERSION, TRIAL_COLUMNS
 from sensitivity.store.writer import write_plan
 from sensitivity.study.errors import StorageError, UserError
