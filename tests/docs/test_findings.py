@@ -40,7 +40,7 @@ def test_the_list_repeats_the_answers_of_the_pages():
     }
     assert all(shown)
     assert {answer for row in shown for answer in row} <= told
-    took = {row.split("|")[-2].strip() for row in listed} - {""}
+    took = {row.split("|")[-2].strip() for row in rows if re.search(r"\(\w+\.md\)", row)}
     pages = "".join((FINDINGS / f"{name}.md").read_text(encoding="utf-8") for name in SETTLED)
     assert took == set(_TOOK.findall(pages))
 
