@@ -193,7 +193,7 @@ def _open_headline(verdict: Verdict, *, running: bool) -> str:
 def _unsettled_headline(answer: amendments.Answer, names: dict[str, str]) -> str:
     """Return the headline of a question that a settlement has left open."""
     if answer.answer == "blocked":
-        return "No budget would settle this study as declared."
+        return "More runs would not settle this study as declared."
     if answer.direction not in ("better", "worse"):
         return "Not settled."
     direction = _DIRECTIONS[answer.claim.question, answer.direction == "better"]

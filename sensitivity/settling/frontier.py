@@ -13,7 +13,7 @@ from sensitivity.settling.boxes import Box
 from sensitivity.settling.candidates import SEEDS, Candidate, budget_blocks, choose, contradicted
 from sensitivity.settling.progress import Progress
 from sensitivity.settling.search import MAX_ROUNDS, SUFFICIENT_REGRET, ArmSearch, percent, round_size, scout_size
-from sensitivity.settling.sentences import listed
+from sensitivity.settling.sentences import listed, misses_in_words
 from sensitivity.study.amendments import Hyperparameters, Observation, Phase, Point, Step, Stop, Winner
 from sensitivity.study.seed_ranges import purpose
 
@@ -235,10 +235,7 @@ class Frontier:
                 noise = 0.0 if search.trivial else search.prediction(k)[1]
                 winner = choose(pools[name, k], noise)
                 if budget_blocks(winner):
-                    self.problems[name] = (
-                        f"{winner.missed} of {len(winner.runs)} runs of its fastest setting at batch size {size:,}"
-                        " missed the target: raise the budget, or choose a target that is reached there"
-                    )
+                    self.problems[name] = misses_in_words(winner.runs, "runs of its fastest setting", size)
                 regret = 0.0 if search.trivial or search.found is None else float(search.found.regret[k])
                 if winner.chosen == "observed":  # the surface was wrong here, so only the runs determine the precision
                     regret = max(regret, noise / math.sqrt(SEEDS))

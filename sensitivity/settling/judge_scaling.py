@@ -33,6 +33,7 @@ from sensitivity.analysis.grain import bias_bound
 from sensitivity.analysis.looks import planned_share
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.analysis.size_ratio import LogTimes, profile_ratios
+from sensitivity.settling.sentences import misses_in_words
 from sensitivity.study.amendments import Claim, Direction, Observation, SettledAnswer
 
 MISSES = 0.05
@@ -198,11 +199,7 @@ def _misses_problem(claim: Claim, one: Judged, other: Judged) -> str:
         for size, own in judged.runs.items():
             n, missed = len(own), sum(not run.success for run in own)
             if missed and float(bdtrc(missed - 1, n, MISSES)) < _MISSES_P_VALUE:
-                return (
-                    f"{missed} of {n} judging runs of {optimizer_name(name)} at batch size {size:,} missed the target:"
-                    " raise the budget"
-                    " or choose a target that is reached there"
-                )
+                return misses_in_words(own, f"judging runs of {optimizer_name(name)}", size)
     return ""
 
 

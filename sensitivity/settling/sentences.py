@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from sensitivity.analysis.names import optimizer_name
-from sensitivity.study.amendments import Claim, SettledAnswer
+from sensitivity.study.amendments import Claim, Observation, SettledAnswer
 from sensitivity.study.words import count
 
 
@@ -24,6 +25,19 @@ def interval(low: float | None, high: float | None, level: float) -> str:
 def listed(names: list[str]) -> str:
     """Return names as a list in a sentence."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def misses_in_words(runs: Sequence[Observation], what: str, batch_size: int) -> str:
+    """Return how many of some runs missed the target, and what to do about it."""
+    missed = sum(not run.success for run in runs)
+    diverged = sum(run.outcome == "diverged" for run in runs)
+    where = f"{missed} of {len(runs)} {what} at batch size {batch_size:,}"
+    if 2 * diverged >= missed:
+        return (
+            f"{where} missed the target, {diverged} of them by divergence, which counts even after the target was met:"
+            " shorten the budget to what the target needs, or narrow the ranges"
+        )
+    return f"{where} missed the target: raise the budget or choose a target that is reached there"
 
 
 def answer_sentence(

@@ -267,7 +267,14 @@ def test_one_lost_run_is_chance_and_many_block():
     assert at_once(SCALING, runs(rng, 200, lost=[(32, 0)]), runs(rng, 100)).answer == "better"
     blocked = at_once(SCALING, runs(rng, 200, lost=[(512, k) for k in range(4)]), runs(rng, 100))
     assert blocked.answer == "blocked"
-    assert "4 of 8 judging runs of K-FAC at batch size 512 missed the target" in blocked.reason
+    assert "4 of 8 judging runs of K-FAC at batch size 512 missed the target, 4 of them by divergence" in blocked.reason
+    assert "shorten the budget" in blocked.reason
+    short = runs(rng, 200)
+    short.runs[512][:4] = [Observation(outcome="censored", steps=100, shortfall=0.1)] * 4
+    assert at_once(SCALING, short, runs(rng, 100)).reason.endswith(
+        "4 of 8 judging runs of K-FAC at batch size 512 missed the target: raise the budget or choose a target that is"
+        " reached there"
+    )
 
 
 def test_times_that_follow_no_law_block():
