@@ -133,6 +133,10 @@ class _PackConfig:
     def __deepcopy__(self, memo: dict[int, Any]) -> _PackConfig:
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the pack's id: only Tune's snapshots, which are never read, pickle a configuration."""
+        return str, (self.pack.id,)
+
     def __repr__(self) -> str:
         return self.pack.id
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import pickle
 import random
 import threading
 from collections import Counter
@@ -230,6 +231,7 @@ def test_a_worker_that_dies_once_its_results_are_there_is_not_missed(kept_worker
         recorder.on_trial_error(0, [], trial)
         recorder.close()
     assert told == {"result": packs[0].id}, "Tune keeps this to the end: no curves"
+    assert pickle.loads(pickle.dumps(trial.config)) == {"parcel": packs[0].id}, "and this in its snapshots: no trials"
     assert recorder.fault is None
     assert progress.done == len(packs[0].trials)
     assert progress.fraction == progress.done / 20
