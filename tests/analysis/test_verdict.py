@@ -187,7 +187,7 @@ def test_few_batch_sizes(plain, batches):
 
 
 def test_arms_at_the_margin_are_told_apart_in_at_most_5_percent(plain):
-    """100 studies, from runs to answer; ten more of arms far apart show that the answer can be "better"."""
+    """60 studies, from runs to answer; ten more of arms far apart show that the answer can be "better"."""
     rng = np.random.default_rng(6)
     sizes, cells, seeds = (8, 32, 128), 3, 11
     rows = [
@@ -211,6 +211,6 @@ def test_arms_at_the_margin_are_told_apart_in_at_most_5_percent(plain):
             found[compute_scaling_verdict(runs, scaling, "a", "b").answer] += 1
         return found
 
-    at_margin = answers(Margins().scaling_ratio, 100)
-    assert at_margin["better"] + at_margin["worse"] <= 5
+    at_margin = answers(Margins().scaling_ratio, 60)
+    assert at_margin["better"] + at_margin["worse"] <= 3
     assert answers(6, 10)["better"] >= 8
