@@ -121,4 +121,4 @@ def _planned_results(directory: Place, *further: str) -> tuple[Manifest, pa.Tabl
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:
-    return {str(each["values"]): int(each["counts"]) for each in pc.value_counts(values).to_pylist()}
+    return {str(each["values"]): int(each["counts"]) for each in pc.value_counts(values.drop_null()).to_pylist()}
