@@ -181,7 +181,7 @@ def test_a_server_that_would_lose_files_is_refused(servers, monkeypatch):
     for name, value in found.env.items():
         monkeypatch.setenv(name, value)
     directory = place(found.below("refused"))
-    with pytest.raises(StorageError, match="no objects that stand for folders") as refused, WriterLock(directory):
+    with pytest.raises(StorageError, match="does not keep objects for folders") as refused, WriterLock(directory):
         pytest.fail("a lock where files are lost")
     assert not directory.exists(LOCK)
     assert not refused.value.passing
