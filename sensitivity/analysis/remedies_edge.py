@@ -52,7 +52,7 @@ def extend(runs: pd.DataFrame, optimizer: str, edges: Iterable[Edge]) -> tuple[R
     planned = own["batch_size"].value_counts()
     counts = {int(size): math.ceil(round(int(planned[size]) * share, 6)) for size in planned.index}
     runs_new, sizes = sum(counts.values()), len(counts)
-    at = f"{count(sizes, 'batch size')}"
+    at = count(sizes, "batch size")
     if boxed:
         text = f"Widen {name}'s box: {edit}. Its {runs_new:,} runs at {at} are repeated."
     else:

@@ -384,9 +384,8 @@ class KFAC(torch.optim.Optimizer):
             return []
         if all(g is None for g in grads):
             raise RuntimeError("No parameter has a gradient. Call loss.backward() before step().")
-        momenta = self.kfac.workspace.velocity_views
-        still = [i for i, g in enumerate(grads) if g is None]
-        return [(x, x.clone()) for i in still for x in (self._values[i], momenta[i])]
+        states = zip(self._values, self.kfac.workspace.velocity_views, grads, strict=True)
+        return [(x, x.clone()) for value, momentum, g in states if g is None for x in (value, momentum)]
 
     def _finish(self, report: StepReport, numbers: FlatNumbers, index: int) -> None:
         rule = self.config.levenberg_marquardt

@@ -197,8 +197,8 @@ def _misses_problem(claim: Claim, one: Judged, other: Judged) -> str:
     """Return the reason why the target is not reached often enough to judge; empty if it is."""
     for name, judged in ((claim.candidate, one), (claim.reference, other)):
         for size, own in judged.runs.items():
-            n, missed = len(own), sum(not run.success for run in own)
-            if missed and float(bdtrc(missed - 1, n, MISSES)) < _MISSES_P_VALUE:
+            missed = sum(not run.success for run in own)
+            if missed and float(bdtrc(missed - 1, len(own), MISSES)) < _MISSES_P_VALUE:
                 return misses_in_words(own, f"judging runs of {optimizer_name(name)}", size)
     return ""
 

@@ -113,11 +113,8 @@ def _planned_results(directory: Place, *further: str) -> tuple[Manifest, pa.Tabl
     if not is_unique(whole["trial_id"]):
         whole = pa.Table.from_pandas(effective(whole)[columns], preserve_index=False)
     planned = planned_ids(directory, manifest, whole.to_pandas).cast(whole["trial_id"].type)
-    return (
-        manifest,
-        whole.select(["trial_id", "status", *further]).filter(pc.is_in(whole["trial_id"], planned)),
-        planned,
-    )
+    results = whole.select(["trial_id", "status", *further])
+    return manifest, results.filter(pc.is_in(results["trial_id"], planned)), planned
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:
