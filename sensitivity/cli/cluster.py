@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
+    context: typer.Context,
     study: StudyArgument,
     storage: Annotated[str, typer.Option(metavar="URI", help="a place that all nodes share: s3://..., gs://..., NFS")],
     address: AddressOption = JOBS_SERVER,
@@ -34,6 +35,12 @@ def submit(
         list[str] | None,
         typer.Option(metavar="FILE", help="send this file next to the study even if it looks like credentials"),
     ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTIONS", help="send to SLURM with these options of sbatch, such as '--nodes=2 --time=60'"
+        ),
+    ] = None,
     settle: Annotated[bool, typer.Option("--settle", help="settle the study, as `sensitivity settle` does")] = False,
     within: Annotated[str | None, typer.Option(metavar="TIME", help="as for `settle`")] = None,
     runs: Annotated[int | None, typer.Option(min=1, help="as for `settle`")] = None,
@@ -44,7 +51,7 @@ def submit(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send a study to a Ray cluster, which runs or settles it; this machine may be turned off."""
+    """Send a study to a Ray cluster or SLURM, which runs or settles it; this machine may be turned off."""
     from sensitivity.cli.jobs import submit_study
     from sensitivity.cli.limits import limits as read_limits
     from sensitivity.study.trackers import target_without_credentials
@@ -55,6 +62,17 @@ def submit(
     limits = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     if limits and not settle:
         raise UserError(f"{limits[0]}: needs --settle")
+    command = [*(["settle", *limits] if settle else ["run"]), *sent]
+    if slurm is not None:
+        from sensitivity.cli.slurm import submit_to_slurm
+
+        for name in ("address", "installed", "include"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UserError(f"--{name}: for a Ray cluster, not for --slurm")
+        command += [] if workers is None else ["--workers", str(workers)]
+        submit_to_slurm(study, storage=storage, options=slurm, command=command, as_json=as_json)
+        return
     submit_study(
         study,
         address=address,
@@ -62,7 +80,7 @@ def submit(
         workers=workers,
         with_package=not installed,
         include=include or [],
-        command=[*(["settle", *limits] if settle else ["run"]), *sent],
+        command=command,
         as_json=as_json,
     )
 

@@ -33,6 +33,7 @@ from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
 from sensitivity.store.merging import merge_parts
+from sensitivity.store.parquet import release_memory
 from sensitivity.store.reader import read_plan, read_study
 from sensitivity.store.schema import RUNS
 from sensitivity.store.writer import write_plan
@@ -116,6 +117,7 @@ class StudyRun:
             merge_parts(self.directory, require=self._lock.require)
         except StorageError as error:
             logger.warning("parts were not merged: %s", first_line(error))
+        release_memory()
 
     def end(self) -> StudyStatuses:
         """Return the statuses of the study's runs, and delete checkpoints that will not be resumed."""

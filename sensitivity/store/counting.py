@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +17,6 @@ from sensitivity.store.effective import (
     STATUS_COLUMNS,
     effective,
     from_parts,
-    is_unique,
     results_by_status,
     rows_of,
 )
@@ -67,16 +67,18 @@ def read_statuses(directory: Place) -> StudyStatuses:
     Raises:
         StorageError: as `read_study`.
     """
-    manifest, results, planned = _planned_results(directory, "message")
-    final = results["trial_id"].filter(pc.is_in(results["status"], pa.array(FINAL)))
+    found = _planned_results(directory, "message")
+    statuses = found.table["status"]
     unsound = pa.array([Status.FAILED.value, Status.INTERRUPTED.value])
-    by_status = Counter(_counts(results["status"]) | {Status.PENDING.value: len(planned) - len(results)})
-    causes = Counter(_counts(results["message"].filter(pc.is_in(results["status"], unsound))))
+    by_status = Counter(_counts(statuses) | {Status.PENDING.value: found.pending})
+    causes = Counter(_counts(found.table["message"].filter(pc.is_in(statuses, unsound))))
+    unfinished = np.full(len(found.planned), fill_value=True)
+    unfinished[found.places.filter(pc.is_in(statuses, pa.array(FINAL))).to_numpy()] = False
     return StudyStatuses(
-        manifest=manifest,
+        manifest=found.manifest,
         by_status={status: n for status, n in by_status.most_common() if n},
         causes=dict(causes.most_common()),
-        unfinished=frozenset(planned.filter(pc.invert(pc.is_in(planned, final))).to_pylist()),
+        unfinished=frozenset(found.planned.filter(pa.array(unfinished)).to_pylist()),
     )
 
 
@@ -86,11 +88,11 @@ def read_counts(directory: Place) -> StudyCounts:
     Raises:
         StorageError: as `read_study`.
     """
-    manifest, results, planned = _planned_results(directory)
-    by_status = _counts(results["status"]) | {Status.PENDING.value: len(planned) - len(results)}
+    found = _planned_results(directory)
+    by_status = _counts(found.table["status"]) | {Status.PENDING.value: found.pending}
     folder = settling_place(directory)
     settling = read_counts(folder).by_status if folder.exists(MANIFEST) else {}
-    return StudyCounts(manifest, len(planned), by_status, read_ledger(directory), settling)
+    return StudyCounts(found.manifest, len(found.planned), by_status, read_ledger(directory), settling)
 
 
 def finished_trials(directory: Place) -> frozenset[str]:
@@ -103,18 +105,41 @@ def finished_trials(directory: Place) -> frozenset[str]:
     return frozenset(results.loc[results["status"].isin(FINAL), "trial_id"])
 
 
-def _planned_results(directory: Place, *further: str) -> tuple[Manifest, pa.Table, pa.ChunkedArray]:
-    """Return the manifest, the effective results of planned trials, and the ids of all planned trials.
+@dataclass(frozen=True)
+class _Results:
+    """The effective results of a study's planned trials."""
 
-    Results have the columns trial_id, status and `further` ones; no others are read and validated.
-    """
+    manifest: Manifest
+    table: pa.Table
+    planned: pa.ChunkedArray
+    """Ids of all planned trials."""
+    places: pa.ChunkedArray
+    """Place of each result's trial among them."""
+
+    @property
+    def pending(self) -> int:
+        """Number of planned trials without a result."""
+        return len(self.planned) - len(self.table)
+
+
+def _planned_results(directory: Place, *further: str) -> _Results:
+    """Return results with the column status and `further` ones; no others are read and validated."""
     manifest, columns = read_manifest(directory), [*STATUS_COLUMNS, *further]
-    whole = rows_of(from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns)))
-    if not is_unique(whole["trial_id"]):
-        whole = pa.Table.from_pandas(effective(whole)[columns], preserve_index=False)
-    planned = planned_ids(directory, manifest, whole.to_pandas).cast(whole["trial_id"].type)
-    results = whole.select(["trial_id", "status", *further])
-    return manifest, results.filter(pc.is_in(results["trial_id"], planned)), planned
+    table = rows_of(from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns)))
+    planned, places = _places(directory, manifest, table)
+    if np.bincount(places.drop_null().to_numpy(), minlength=1).max() > 1:
+        table = pa.Table.from_pandas(effective(table), preserve_index=False)
+        planned, places = _places(directory, manifest, table)
+    table = table.select(["status", *further])
+    if places.null_count:
+        table, places = table.filter(pc.is_valid(places)), places.drop_null()
+    return _Results(manifest, table, planned, places)
+
+
+def _places(directory: Place, manifest: Manifest, table: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Return the ids of all planned trials, and the place of each row's trial among them; null if it is not planned."""
+    planned = planned_ids(directory, manifest, table.to_pandas).cast(table["trial_id"].type)
+    return planned, pc.index_in(table["trial_id"], value_set=planned)
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:

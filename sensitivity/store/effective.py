@@ -49,7 +49,7 @@ def superseded(directory: Place, names: Sequence[str]) -> dict[str, set[str]]:
         return {}
     rows = rows_of(results_by_status(directory, names))
     kept = effective(rows)
-    others = rows.select(["trial_id", PART]).to_pandas().drop(index=kept.index)
+    others = _frame(rows.select(["trial_id", PART])).drop(index=kept.index)
     elsewhere = others[PART] != others["trial_id"].map(kept.set_index("trial_id")[PART])
     return {str(part): set(ids) for part, ids in others[elsewhere].groupby(PART)["trial_id"]}
 
@@ -84,10 +84,15 @@ def effective(rows: pa.Table) -> pd.DataFrame:
 
     That is the latest final result, whatever the clocks of interrupted runs; without a final result, the latest one.
     """
-    runs: pd.DataFrame = rows.to_pandas()
+    runs = _frame(rows)
     if is_unique(rows["trial_id"]):  # sorting a million runs takes a second
         return runs
     return in_order(runs).drop_duplicates("trial_id", keep="last")
+
+
+def _frame(rows: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = rows.to_pandas()
+    return frame.assign(**{PART: frame[PART].astype("str")})
 
 
 def rows_of(parts: Mapping[str, pa.Table]) -> pa.Table:
@@ -96,7 +101,7 @@ def rows_of(parts: Mapping[str, pa.Table]) -> pa.Table:
     whole = pa.concat_tables([some.slice(0, 0), *parts.values()], promote_options="default")
     codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(table) for table in parts.values()])
     names = pa.DictionaryArray.from_arrays(codes, pa.array(list(parts), pa.string()))
-    return whole.append_column(PART, names.cast(pa.string()))
+    return whole.append_column(PART, names)
 
 
 def is_unique(ids: pa.ChunkedArray) -> bool:

@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -62,14 +63,11 @@ def merge_parts(directory: Place, *, require: Callable[[], None], fewest: int = 
     logger.info("%s: merging %s small files of results into larger ones", directory.uri, f"{len(small):,}")
     removed, left_out = 0, superseded(directory, list(runs))
     for group in _groups(small, sizes):
-        whole = _merged_runs(directory, group, left_out)
-        if len(whole):
-            curve = _merged_curves(directory, group, left_out, whole.column_names)
-            run_file, curve_file = _readable_bytes(whole), _readable_bytes(curve)
-            if run_file is None or curve_file is None:
-                continue
-            files, rows = {CURVES: curve_file, RUNS: run_file}, {RUNS: len(whole), CURVES: len(curve)}
-            _write(directory, f"merged-{uuid.uuid4().hex[:12]}.parquet", files, rows, curve.column_names)
+        merged = _merged(directory, group, left_out)
+        if merged is None:
+            continue
+        if merged.rows[RUNS]:
+            _write(directory, f"merged-{uuid.uuid4().hex[:12]}.parquet", merged)
         removed += len(group)
         require()
         _delete(directory, [f"{RUNS}/{each}" for each in group])
@@ -89,6 +87,27 @@ def _groups(names: Iterable[str], sizes: Mapping[str, int]) -> Iterator[list[str
             group, size = [], 0
     if group:
         yield group
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A merged part, in the order in which its files are written. Their tables take ten times as much memory."""
+
+    files: Mapping[str, pa.Buffer]
+    rows: Mapping[str, int]
+    curve_columns: Sequence[str]
+
+
+def _merged(directory: Place, group: Sequence[str], left_out: Mapping[str, Collection[str]]) -> _Merged | None:
+    """Return the merged part of a group, or None if readers would refuse it."""
+    runs = _merged_runs(directory, group, left_out)
+    curves = _merged_curves(directory, group, left_out, runs.column_names)
+    columns, rows = curves.column_names, {RUNS: len(runs), CURVES: len(curves)}
+    run_file, curve_file = parquet_bytes(runs), parquet_bytes(curves)
+    del runs, curves
+    if not (_is_readable(run_file) and _is_readable(curve_file)):
+        return None
+    return _Merged({CURVES: curve_file, RUNS: run_file}, rows, columns)
 
 
 def _merged_runs(directory: Place, group: Sequence[str], left_out: Mapping[str, Collection[str]]) -> pa.Table:
@@ -111,33 +130,26 @@ def _without(table: pa.Table, ids: Collection[str]) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))) if ids else table
 
 
-def _readable_bytes(table: pa.Table) -> pa.Buffer | None:
-    """Return a part as a file, or None if it exceeds the limit of readers on its own, however many others they read.
+def _is_readable(content: pa.Buffer) -> bool:
+    """Whether a file is within the limit of readers on its own, however many others they read.
 
     The long tracebacks of runs that all failed alike compress too well together.
     """
-    content = parquet_bytes(table)
     try:
         read_parquet(pa.BufferReader(content), lambda names: names, Allowance(free=0))
     except pa.ArrowInvalid:
-        return None
-    return content
+        return False
+    return True
 
 
-def _write(
-    directory: Place,
-    name: str,
-    files: Mapping[str, pa.Buffer],
-    rows: Mapping[str, int],
-    curve_columns: Sequence[str],
-) -> None:
+def _write(directory: Place, name: str, merged: _Merged) -> None:
     """Write a part's files in their order, and read them again; a part that can't be read is removed."""
-    for folder, content in files.items():
+    for folder, content in merged.files.items():
         directory.write(f"{folder}/{name}", content)
     try:
         again = read_run_tables(directory, [name])[name]
-        ((_, measured),) = read_curve_tables(directory, [name], curve_columns, Allowance())
-        if {RUNS: again.num_rows, CURVES: measured.num_rows} != rows:
+        ((_, measured),) = read_curve_tables(directory, [name], merged.curve_columns, Allowance())
+        if {RUNS: again.num_rows, CURVES: measured.num_rows} != merged.rows:
             raise damaged(directory, f"{RUNS}/{name}", "it was written with other rows")
     except StorageError:
         _delete(directory, [f"{RUNS}/{name}"])

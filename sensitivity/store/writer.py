@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sensitivity.store.directory import Place
 from sensitivity.store.last_values import last_values
 from sensitivity.store.manifest import MANIFEST
+from sensitivity.store.parquet import release_memory
 from sensitivity.store.schema import (
     CURVES,
     PARAM_PREFIX,
@@ -38,6 +39,7 @@ _ROWS_AT_ONCE = 10_000
 def write_plan(directory: Place, trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> None:
     """Replace the plan, one row per planned trial; `hyperparameters` as for ``append``."""
     directory.write(PLAN, parquet_bytes(plan_table(trials, hyperparameters)))
+    release_memory()
 
 
 def plan_table(trials: Sequence[Trial], hyperparameters: Iterable[str] = ()) -> pa.Table:

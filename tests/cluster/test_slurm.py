@@ -1,5 +1,6 @@
 """docs/slurm/study.sbatch under a real SLURM of two nodes. Minutes long: only with ``--cluster``, which records it."""
 
+import json
 import os
 import re
 import runpy
@@ -13,12 +14,13 @@ import ray
 
 from sensitivity.store.counting import finished_trials
 from sensitivity.store.directory import place
+from sensitivity.store.ledger import read_ledger
 from sensitivity.store.lock import LOCK
 from sensitivity.store.reader import read_study
 
 SCRIPT = Path(__file__).parents[2] / "docs/slurm/study.sbatch"
 GPUS = 2
-TESTS = 5
+TESTS = 6
 LONG_S = 900
 BATCH = """
 name = "plain"
@@ -100,12 +102,18 @@ def check_nothing_left(slurm, *jobs: str) -> None:
     assert not [path for number in numbers for path in Path("/tmp").glob(f"ray-{number}-*")]
 
 
+def submitted(slurm, study: object, storage: Path, *options: object) -> str:
+    """Send a study with `submit --slurm` to both nodes, and return the job's number."""
+    sbatch = "--nodes=2 --cpus-per-task=1 --gpus-per-node=0 --time=30 --output=%A_%a.txt"
+    command = (sys.executable, "-m", "sensitivity.cli.main", "submit", study, "--storage", storage, "--slurm", sbatch)
+    return json.loads(slurm.run(*command, *options, "--json"))["id"]
+
+
 def test_a_study_over_two_nodes_equals_a_local_run_and_ends_in_silence(slurm, held, tmp_path, record):
     study = tmp_path / "plain.toml"
     study.write_text(BATCH)
     began = time.monotonic()
-    sent = ("--nodes=2", "--cpus-per-task=1", "--time=30", without_gpus(tmp_path), study, tmp_path / "studies")
-    output = ended(slurm, held, job := slurm.submit(*sent), "COMPLETED")
+    output = ended(slurm, held, job := submitted(slurm, study, tmp_path / "studies"), "COMPLETED")
     seconds = time.monotonic() - began
     assert not TROUBLE.search(output), output
     assert output.count("Ray runtime started") == 2
@@ -118,7 +126,7 @@ def test_a_study_over_two_nodes_equals_a_local_run_and_ends_in_silence(slurm, he
     at_once = [int(((packs["start"] <= moment) & (packs["end"] > moment)).sum()) for moment in packs["start"]]
     assert max(at_once) == 2
     record(
-        f"{len(there.runs)} runs of SGD and K-FAC over two nodes, without the line on GPUs: every loss, accuracy and "
+        f"{len(there.runs)} runs of SGD and K-FAC over two nodes, sent by `submit --slurm`: every loss, accuracy and "
         f"curve equal, bit for bit, to a local run's, and no line of srun's in the output ({seconds:.0f} s with Ray's "
         "start on both)"
     )
@@ -211,6 +219,15 @@ def test_an_array_of_studies_of_which_one_is_cancelled(slurm, held, tmp_path, re
         "an array of two studies, both at once; one `scancel`led in mid-study kept its 4 reported runs, did not "
         "disturb the other, and was finished by a job of its own"
     )
+
+
+def test_a_study_is_settled(slurm, held, tmp_path, record):
+    job = submitted(slurm, "quickstart", tmp_path, "--settle")
+    output = ended(slurm, held, job, "COMPLETED")
+    assert not TROUBLE.search(output), output
+    ledger = read_ledger(place(str(tmp_path / "quickstart")))
+    assert ledger.standing == "settled"
+    record(f"`submit --slurm --settle` of the quickstart: every question answered, with {ledger.cost.runs} runs")
 
 
 def test_a_job_that_is_sent_wrongly_says_so(slurm, held, tmp_path, record):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class JobOutput(Output):
-    """A study as a job of a Ray cluster."""
+    """A study as a job of a Ray cluster, or of SLURM."""
 
     id: str = Field(description="Id of the job, as `status`, `logs` and `stop` expect it.")
     status: str = Field(description="PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, as Ray names them.")
@@ -29,7 +29,7 @@ class JobOutput(Output):
 class SubmitOutput(JobOutput):
     """The job that `submit` created."""
 
-    files: Count = Field(description="Files that were sent.")
+    files: Count = Field(description="Files that were sent; SLURM needs none.")
     bytes: Count = Field(description="Their size in bytes.")
 
 
