@@ -13,8 +13,6 @@ three forward passes, without the optimizer's own work.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +20,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from record import circumstances
 
 from sensitivity.study.load import load_study
 from sensitivity.study.protocol import EvaluationSpec
-from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.schedule import evaluation_steps, total_steps, training_steps
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Pack, Trial, expand
@@ -146,13 +144,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    versions, load = package_versions(), os.getloadavg()[0]
     lines = [
         "# evaluations",
         "",
-        f"`python benchmarks/evaluations.py`; {machine()['cpu']}, {machine()['cores']} cores, load {load:.1f} at the "
-        f"start; Python {platform.python_version()}, torch {versions['torch']}; one math thread, CPU seconds; n = 1 "
-        "pack of each optimizer and batch size.",
+        f"{circumstances('torch')}; one math thread, CPU seconds; n = 1 pack of each optimizer and batch size.",
         "",
         "| study | optimizer | batch sizes | members of a pack | evaluations | training, s | evaluation, s "
         "| evaluation / training | evaluations an epoch apart | evaluation / training |",

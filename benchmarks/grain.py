@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from record import circumstances
 
 from sensitivity.analysis.estimates import Estimate
 from sensitivity.analysis.names import optimizer_name, parameter_name
@@ -33,7 +32,6 @@ from sensitivity.store.schema import CURVE_COLUMNS, PARAM_PREFIX
 from sensitivity.store.writer import result_row
 from sensitivity.study.load import load_study
 from sensitivity.study.metrics import MetricName
-from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.results import RunResult
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import expand, group
@@ -223,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    versions, load = package_versions(), os.getloadavg()[0]
+    begun = circumstances("torch")
     found = {name: measure(study(CHOOSING + options.judges, spacing)) for name, spacing in SPACINGS.items()}
     default, fine, epoch = (found[name] for name in SPACINGS)
     sizes = [point.batch_size for point in default.curves[PAIR[0]].points]
@@ -231,8 +229,7 @@ def main() -> None:
     lines = [
         "# grain",
         "",
-        f"`python benchmarks/grain.py`; {machine()['cpu']}, {machine()['cores']} cores, load {load:.1f} at the start; "
-        f"Python {platform.python_version()}, torch {versions['torch']}; one math thread. {len(default.times):,} runs "
+        f"{begun}; one math thread. {len(default.times):,} runs "
         f"at each spacing: {' and '.join(optimizer_name(name) for name in PAIR)} on digits, 2 settings each, "
         f"{CHOOSING} seeds that choose and {options.judges} that judge; target: test accuracy {TARGET[1]:.0%}. "
         f"{spent}.",

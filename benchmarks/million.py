@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -28,9 +27,8 @@ from pathlib import Path
 
 from dashboard import CHROMIUM, Clock, open_page, peak_mib, server
 from playwright.sync_api import sync_playwright
+from record import circumstances
 from report import make_spec, write_study
-
-from sensitivity.study.provenance import machine, package_versions
 
 RECORD = Path(__file__).parent / "results" / "million.md"
 _EVALUATIONS = 10
@@ -181,7 +179,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder in which the synthetic study is written, or already is")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
-    began = os.getloadavg()[0]
+    begun = circumstances("numpy", "pandas", "pyarrow", "ray", "torch")
     rows = train(arguments.train) if arguments.train else []
     if arguments.read:
         spec = make_spec(arguments.read, _EVALUATIONS)
@@ -191,17 +189,13 @@ def main() -> None:
                 study.mkdir(parents=True)
                 write_study(study, spec, _EVALUATIONS, runs_a_part=arguments.part)
             rows += read(study)
-    versions = package_versions()
-    packages = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "pandas", "pyarrow", "ray", "torch"))
     text = "\n".join(
         [
             "# million",
             "",
-            f"`python benchmarks/million.py {' '.join(sys.argv[1:])}`; {machine()['cpu']}, {os.cpu_count()} cores, "
-            f"Python {platform.python_version()}; {packages}",
+            f"{begun}.",
             "",
-            f"Load average {began:.1f} at the beginning, {os.getloadavg()[0]:.1f} at the end; n = 1 each, in a fresh "
-            "process. The reading commands read "
+            f"Load {os.getloadavg()[0]:.1f} at the end; n = 1 each, in a fresh process. The reading commands read "
             f"{arguments.read:,} runs of {_EVALUATIONS + 1} evaluations in parts of {arguments.part:,} runs.",
             "",
             "| command | wall s | CPU s | of it its own process | peak MB of it | runs/s of wall | runs/s of CPU |",

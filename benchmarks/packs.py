@@ -19,7 +19,6 @@ import contextlib
 import itertools
 import logging
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from record import circumstances
 
 from sensitivity.execution.environment import ray_environment
 from sensitivity.execution.launch import launch
@@ -35,7 +35,6 @@ from sensitivity.execution.prepare import prepare
 from sensitivity.execution.study_run import Machines
 from sensitivity.store.directory import place
 from sensitivity.study.load import parse_study
-from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.batches import PackBatches
@@ -293,11 +292,7 @@ def main() -> None:
     name = "packs_study" if arguments.study else "packs"
     if not arguments.study and set(arguments.models) != set(WORKLOADS):
         name = "_".join(["packs", *arguments.models])
-    where = f"{machine()['cpu']}, {machine()['cores']} cores, load {os.getloadavg()[0]:.1f} at the start"
-    versions = ", ".join(f"{k} {v}" for k, v in package_versions().items() if k in ("torch", "ray", "numpy"))
-    options = " --study" if arguments.study else "" if name == "packs" else f" --models {' '.join(arguments.models)}"
-    command = f"`python benchmarks/packs.py{options}`"
-    lines = [f"# {name}", "", f"{command}; {where}; Python {platform.python_version()}, {versions}", ""]
+    lines = [f"# {name}", "", f"{circumstances('torch', 'ray', 'numpy')}.", ""]
     if not arguments.study:
         lines += [
             "Trial-steps a second over those of one trial alone; medians of n rounds, side by side. One large",

@@ -14,7 +14,6 @@ import datetime
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -26,13 +25,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from record import circumstances
 
 from sensitivity.analysis.evaluations import read_tables
 from sensitivity.store.directory import place
 from sensitivity.store.manifest import write_manifest
 from sensitivity.store.schema import CURVES, RUNS, curves_schema, runs_schema
 from sensitivity.store.writer import plan_table, write_plan
-from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.spec import StudySpec
 from sensitivity.study.trials import expand
 
@@ -161,6 +160,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--measure", metavar="STUDY_DIR", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    begun = circumstances("numpy", "pandas", "pyarrow", "plotly")
     if arguments.measure:
         print(json.dumps(measure(arguments.measure)))
         return
@@ -180,11 +180,8 @@ def main() -> None:
             f" {GOALS.get(wanted, '–')} |"
         )
         print(lines[-1], flush=True)
-    versions = package_versions()
-    where = f"{machine()['cpu']}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    packages = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "pandas", "pyarrow", "plotly"))
-    load = f"Load average when it ended: {os.getloadavg()[0]:.1f}; n = 1 each, in a fresh process."
-    text = "\n".join(["# report", "", f"`python benchmarks/report.py`; {where}; {packages}", "", load, "", *lines, ""])
+    load = f"Load when it ended: {os.getloadavg()[0]:.1f}; n = 1 each, in a fresh process."
+    text = "\n".join(["# report", "", f"{begun}.", "", load, "", *lines, ""])
     print(text)
     if arguments.record:
         RECORD.write_text(text, encoding="utf-8")

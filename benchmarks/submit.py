@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import secrets
 import shutil
 import socket
@@ -23,9 +22,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from record import circumstances
+
 from sensitivity.store.counting import read_counts
 from sensitivity.store.directory import place
-from sensitivity.study.provenance import machine, package_versions
 
 RECORD = Path(__file__).parent / "results" / "submit.md"
 _STUDY = "quickstart"
@@ -109,10 +109,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
-    began = os.getloadavg()[0]
+    begun = circumstances("ray", "torch")
     with tempfile.TemporaryDirectory() as folder, cluster(Path(folder)) as env:
         rounds = [submitted(env, Path(folder, f"studies-{k}")) for k in range(arguments.rounds)]
-    versions = package_versions()
     rows = [
         f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} to {max(values):.1f} |"
         for name, values in zip(MOMENTS, zip(*rounds, strict=True), strict=True)
@@ -121,10 +120,7 @@ def main() -> None:
         [
             "# submit",
             "",
-            f"`python benchmarks/submit.py {' '.join(sys.argv[1:])}`; {machine()['cpu']}, {os.cpu_count()} cores, "
-            f"Python {platform.python_version()}, ray {versions['ray']}, torch {versions['torch']}; load average "
-            f"{began:.1f} at the beginning. Seconds from the start of `sensitivity submit {_STUDY}`, "
-            f"{arguments.rounds} rounds.",
+            f"{begun}. Seconds from the start of `sensitivity submit {_STUDY}`, {arguments.rounds} rounds.",
             "",
             "| until | median s | all |",
             "| --- | ---: | ---: |",

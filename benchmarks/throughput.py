@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from record import circumstances
 from torch import Tensor, nn
 
 from sensitivity.study.load import parse_study
-from sensitivity.study.provenance import machine, package_versions
 from sensitivity.study.schedule import lr_multiplier
 from sensitivity.study.trials import Pack, expand
 from sensitivity.training.augmentation import PackAugmentation, augmented
@@ -65,6 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--record", action="store_true", help="keep the result in benchmarks/results")
     arguments = parser.parse_args()
+    begun = circumstances("torch")
     torch.set_num_threads(1)
     keep_freed_memory()
     (train, classes), (test, test_classes) = images(TRAIN), images(TEST)
@@ -137,13 +136,10 @@ def main() -> None:
     }
     evaluation = seconds(lambda: evaluate(model, problem, train_examples=5000, chunk=BATCH))
     quartiles = statistics.quantiles(ratios, n=4)
-    versions = package_versions()
     lines = [
         "# throughput",
         "",
-        f"`python benchmarks/throughput.py`; {machine()['cpu']}, {machine()['cores']} cores, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {versions['torch']}; one math thread; "
-        f"n = {arguments.rounds} rounds.",
+        f"{begun}; one math thread; n = {arguments.rounds} rounds.",
         "",
         f"ResNet-20, batch 128: a step here over a step of a bare loop, **{statistics.median(ratios):.3f}** "
         f"(quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f}); the bare step takes {step_seconds * 1e3:.0f} ms.",
