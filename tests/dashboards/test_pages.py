@@ -1,6 +1,7 @@
 """Pages from the catalogue: each exhibit has one place, and options are chosen by the address and by controls."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,10 +10,12 @@ from dashboards.app import create_app
 from dashboards.blocks import FixedBlock
 from dashboards.catalog import Catalog
 from dashboards.contents import drawn, written
-from dashboards.pages import block_of, blocks_of, pages
+from dashboards.pages import block_of, blocks_of, overview, pages
 from dashboards.site import Site
 from sensitivity.analysis.view import View
 from sensitivity.figures import catalogue
+from sensitivity.figures.gauge import gauge
+from sensitivity.figures.verdict_words import answers
 from sensitivity.store.directory import place
 
 LOCAL = "http://127.0.0.1"
@@ -62,6 +65,18 @@ def test_pair_is_selected_by_the_address_and_a_control(three):
         assert answers.count("Does K-FAC scale further") == 1
         evidence = block_of(page, scene, "verdict-scaling").show(scene)
         assert f"{evidence.result.candidate}-{evidence.result.reference}" == key
+
+
+def test_the_interval_of_an_answer_is_drawn_at_its_place(three, monkeypatch):
+    shown = gauge(ratio=0.5, ends=(0.25, 0.8), margin=1.5, flipped=False, one="K-FAC", other="SGD")
+    scene = scene_of(three, "overview")
+    real = answers(scene.results, ("kfac", "sgd"))
+    monkeypatch.setattr(overview, "answers", lambda *_: [replace(each, gauge=shown) for each in real])
+    page = str(written(block_of(pages()["overview"], scene, "answers"), scene))
+    (low, high) = shown.interval
+    assert page.count(f"className='interval', style={{'left': '{low}%', 'width': '{high - low}%'}}") == len(real) == 2
+    assert page.count(f"className='value', style={{'left': '{shown.value}%'}}") == 2
+    assert page.count(shown.alt_text) == 2
 
 
 def test_single_optimizer_has_no_pairs_to_choose(three):

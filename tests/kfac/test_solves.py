@@ -1,5 +1,6 @@
 """Many matrices are inverted as accurately as one by one, whatever their condition."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sensitivity.kfac import KFACConfig, init_state, layers_of, solves
 from sensitivity.kfac.precondition import refresh
-from sensitivity.kfac.solves import inverse, inverses_of
+from sensitivity.kfac.solves import condition_number, eigenbasis, inverse, inverses_of
 
 
 def of_condition(condition: float, side: int, count: int) -> Tensor:
@@ -44,6 +45,34 @@ def test_one_bad_matrix_is_reported_and_leaves_the_others() -> None:
     inverses, failed = inverse(matrices)
     assert failed.nonzero().flatten().tolist() == [3]
     assert torch.isfinite(inverses[~failed]).all()
+
+
+def test_matrices_on_which_lapack_fails_leave_the_others_their_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails for a batch as a whole; here one matrix needs float64, and another fails in that, too."""
+    matrices = of_condition(1e2, 8, 4).float()
+    lapack = torch.linalg.eigh
+
+    def fails(matrix: Tensor) -> Any:
+        wide = matrix.dtype == torch.float64
+        if matrix.ndim > 2 or any(torch.equal(matrix.float(), matrices[k]) for k in ((2,) if wide else (1, 2))):
+            raise torch.linalg.LinAlgError("it did not converge")
+        return lapack(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    values, vectors, failed = eigenbasis(matrices)
+    assert failed.tolist() == [False, False, True, False]
+    sound = ~failed
+    torch.testing.assert_close(
+        (vectors * values.unsqueeze(-2) @ vectors.mT)[sound], matrices[sound], rtol=1e-5, atol=1e-6
+    )
+    identity = torch.eye(8).expand(3, 8, 8)
+    torch.testing.assert_close((vectors.mT @ vectors)[sound], identity, rtol=0, atol=1e-5)
+
+
+def test_a_condition_number_is_the_ratio_of_the_eigenvalues() -> None:
+    assert condition_number(of_condition(1e4, 16, 1)[0]) == pytest.approx(1e4, rel=1e-6)
+    assert condition_number(torch.diag(torch.tensor([1.0, -1.0]))) == float("inf")
+    assert math.isnan(condition_number(torch.full((2, 2), float("nan"))))
 
 
 class Operations(TorchDispatchMode):

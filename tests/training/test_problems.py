@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
 
 from sensitivity.study.errors import StudyFileError, UserError
 from sensitivity.study.problem import ProblemSpec
@@ -49,6 +49,21 @@ def test_digits_are_split_by_class_and_standardised_on_the_training_split():
     # No image is lost or in both splits.
     both = torch.cat((data.train_inputs, data.test_inputs)).flatten(1)
     assert len({tuple(row) for row in both.numpy().round(9)}) == len({tuple(row) for row in load_digits().data})
+
+
+def test_diabetes_is_split_and_standardised_on_the_training_split():
+    data = load_problem(ProblemSpec(dataset="diabetes", loss="squared_error"), dtype=torch.float64).dataset
+    inputs, targets = load_diabetes(return_X_y=True, scaled=False)
+    raw = np.column_stack([inputs, targets])
+    train = torch.cat((data.train_inputs, data.train_targets), dim=1).numpy()
+    both = np.concatenate([train, torch.cat((data.test_inputs, data.test_targets), dim=1).numpy()])
+    assert both.shape == raw.shape
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(train.std(0), 1)
+    # Each column is that of the data set, shifted and scaled; no patient is lost or in both splits.
+    for found, column in zip(both.T, raw.T, strict=True):
+        assert np.corrcoef(np.sort(found), np.sort(column))[0, 1] == pytest.approx(1, abs=1e-9)
+    assert len(np.unique(both.round(9), axis=0)) == len(np.unique(raw, axis=0))
 
 
 def test_another_split_seed_is_another_split():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class JobOutput(Output):
     """A study as a job of a Ray cluster, or of SLURM."""
 
-    id: str = Field(description="Id of the job, as `status`, `logs` and `stop` expect it.")
+    id: str = Field(description="Id of the job, as `status`, `logs` and `stop` expect it; of SLURM, as `scancel` does.")
     status: str = Field(description="PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, as Ray names them.")
     message: str = Field(description="Ray's message on the status; may be empty.")
     study: str = Field(description="Name of the study; empty if the job runs none.")
