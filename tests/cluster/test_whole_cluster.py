@@ -197,7 +197,7 @@ def test_the_head_goes_away_while_its_logs_are_followed(cluster, tmp_path, recor
     assert follower.returncode == 2
     assert "Traceback" not in said
     assert f"was lost while following {job}" in said
-    assert f"what was reported is in {STORAGE}" in said
+    assert f"reported results are in {STORAGE}" in said
     kept = len(finished_trials(directory))
     assert kept >= 48
     record(f"the head killed (SIGKILL) while its logs were followed: said in one message; {kept} runs are kept on S3")
