@@ -149,8 +149,6 @@ def _controls(app: Dash, site: Site) -> None:
     # The server may answer after another click has changed the address, so only the control's own change is written.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "apply"),
-        Output("url", "search"),
-        Output("shown", "data", allow_duplicate=True),
         Input("asked", "data"),
         State("url", "search"),
         State("shown", "data"),
@@ -160,9 +158,14 @@ def _controls(app: Dash, site: Site) -> None:
     # Choosing a cell changes the address in the browser: a round trip to the server could lose it to the next click.
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "choose"),
-        Output("url", "search", allow_duplicate=True),
-        Output("shown", "data", allow_duplicate=True),
         Input({"type": "figure", "name": ALL}, "clickData"),
+        State({"type": "slot", "name": ALL}, "value"),
+        State("url", "search"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "slot"),
         Input({"type": "slot", "name": ALL}, "value"),
         State("url", "search"),
         State("shown", "data"),

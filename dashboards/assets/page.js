@@ -38,18 +38,23 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return links.map((link) => link.replace(/\?.*$/, "") + (asked.size ? `?${asked}` : ""));
     },
     mark: function (search) {
-      if (pending && pending.to === (search || "")) pending = null; // the page has it
       // A letter on each selected cell, in every figure that has it; added again whenever the figure is redrawn.
       const asked = new URLSearchParams(search);
       const letters = [["A", asked.get("cell")], ["B", asked.get("beside")]];
       window.sensitivityMark(letters);
       return dash_clientside.no_update;
     },
+    slot: function (slots, search, shown) {
+      // The switch that says which cell a click on a map selects.
+      if (!slots.length) return;
+      const asked = new URLSearchParams(search);
+      slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
+      write(search, asked, shown);
+    },
     choose: function (clicks, slots, search, shown) {
       // A click on a map selects cell A or B, depending on the switch, or with Shift cell B; both are in the address.
-      const asked = new URLSearchParams(latest(search));
+      const asked = new URLSearchParams(search);
       const second = slots[0] === "b" || window.sensitivityShift;
-      if (slots.length) slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (!each.prop_id.endsWith(".clickData")) return;
         const canvas = document.getElementById(each.prop_id.slice(0, -10).replace('"type":"figure"', '"type":"canvas"'));
@@ -59,19 +64,17 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         if (id && canvas.classList.contains("of-runs")) asked.set("run", id);
         else if (id) asked.set(second ? "beside" : "cell", id);
       });
-      return written(search, asked, shown);
+      write(search, asked, shown);
     },
     apply: function (change, search, shown) {
       // The server's answer to a control: only the control's own change, applied to the current address.
-      const now = new URLSearchParams(latest(search)), from = new URLSearchParams(change.from), to = new URLSearchParams(change.to);
+      const now = new URLSearchParams(search), from = new URLSearchParams(change.from), to = new URLSearchParams(change.to);
       new Set([...from.keys(), ...to.keys()]).forEach(function (name) {
         if (from.getAll(name).join("\n") === to.getAll(name).join("\n")) return;
         now.delete(name);
         to.getAll(name).forEach((value) => now.append(name, value));
       });
-      const [text, next] = written(search, now, shown);
-      const other = change.other_blocks && next !== dash_clientside.no_update;
-      return [text, other ? Object.assign({}, next, { "other blocks": "yes" }) : next];
+      write(search, now, change.other_blocks ? Object.assign({}, shown, { "other blocks": "yes" }) : shown);
     },
     table: function (data, id) {
       // The rows of a figure's data: built here, because a component per cell would block a browser for seconds.
@@ -113,41 +116,45 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       if (grid) grid.refreshInfiniteCache();
       return now;
     },
-    listed: function (request, changes, columns, removed, usual, search, shown) {
-      // Filters, order, ticks and columns of the table of runs, in the format of an address (listing.py).
-      const asked = new URLSearchParams(latest(search));
-      const put = function (name, values) {
-        asked.delete(name);
-        values.forEach((value) => asked.append(name, value));
-      };
-      const chosen = asked.getAll("chosen");
-      dash_clientside.callback_context.triggered.forEach(function (each) {
-        if (each.prop_id === "runs.getRowsRequest" && each.value) {
-          put("where", filtersOf(each.value.filterModel || {}));
-          put("sort", (each.value.sortModel || []).map((one) => one.colId + (one.sort === "desc" ? ":desc" : "")));
-        } else if (each.prop_id === "runs.cellValueChanged") {
-          (each.value || []).filter((one) => one.colId === "chosen" && isId(one.rowId)).forEach(function (one) {
-            const at = chosen.indexOf(one.rowId);
-            if (one.value && at < 0) chosen.push(one.rowId);
-            if (!one.value && at >= 0) chosen.splice(at, 1);
-          });
-          put("chosen", chosen.slice(0, MOST_CHOSEN));
-          ticked = asked.getAll("chosen").join();
-          if (chosen.length > MOST_CHOSEN) tick(gridOf(), chosen.slice(0, MOST_CHOSEN));
-        } else if (each.prop_id.includes('"unchoose"') && each.value) {
-          const run = JSON.parse(each.prop_id.slice(0, each.prop_id.lastIndexOf("."))).run;
-          put("chosen", chosen.filter((one) => one !== run));
-        } else if (each.prop_id.includes('"columns"')) {
-          const grid = gridOf(), now = columns.flat();
-          if (!grid) return; // the checkboxes exist before the table does
-          const all = grid.getColumns().map((column) => column.getColId()).filter((name) => name !== "chosen");
-          grid.setColumnsVisible(all.filter((name) => now.includes(name)), true);
-          grid.setColumnsVisible(all.filter((name) => !now.includes(name)), false);
-          const same = now.length === usual.length && usual.every((name) => now.includes(name));
-          put("column", same ? [] : all.filter((name) => now.includes(name)));
-        }
+    listed: function (request, search, shown) {
+      // Filters and order of the table of runs, in the format of an address (listing.py), as are the next three.
+      if (!request) return;
+      const asked = new URLSearchParams(search);
+      put(asked, "where", filtersOf(request.filterModel || {}));
+      put(asked, "sort", (request.sortModel || []).map((one) => one.colId + (one.sort === "desc" ? ":desc" : "")));
+      write(search, asked, shown);
+    },
+    tick: function (changes, search, shown) {
+      // Ticks of the table of runs.
+      const asked = new URLSearchParams(search), chosen = asked.getAll("chosen");
+      (changes || []).filter((one) => one.colId === "chosen" && isId(one.rowId)).forEach(function (one) {
+        const at = chosen.indexOf(one.rowId);
+        if (one.value && at < 0) chosen.push(one.rowId);
+        if (!one.value && at >= 0) chosen.splice(at, 1);
       });
-      return written(search, asked, shown);
+      put(asked, "chosen", chosen.slice(0, MOST_CHOSEN));
+      ticked = asked.getAll("chosen").join();
+      if (chosen.length > MOST_CHOSEN) tick(gridOf(), chosen.slice(0, MOST_CHOSEN));
+      write(search, asked, shown);
+    },
+    untick: function (clicks, search, shown) {
+      // The button of a run beside others takes it from them.
+      const asked = new URLSearchParams(search);
+      const removed = dash_clientside.callback_context.triggered.filter((each) => each.value)
+        .map((each) => JSON.parse(each.prop_id.slice(0, each.prop_id.lastIndexOf("."))).run);
+      put(asked, "chosen", asked.getAll("chosen").filter((one) => !removed.includes(one)));
+      write(search, asked, shown);
+    },
+    columns: function (columns, usual, search, shown) {
+      // The columns that the table of runs has.
+      const asked = new URLSearchParams(search), grid = gridOf(), now = columns.flat();
+      if (!grid) return; // the checkboxes exist before the table does
+      const all = grid.getColumns().map((column) => column.getColId()).filter((name) => name !== "chosen");
+      grid.setColumnsVisible(all.filter((name) => now.includes(name)), true);
+      grid.setColumnsVisible(all.filter((name) => !now.includes(name)), false);
+      const same = now.length === usual.length && usual.every((name) => now.includes(name));
+      put(asked, "column", same ? [] : all.filter((name) => now.includes(name)));
+      write(search, asked, shown);
     },
     quick: function () {
       // The button of a status or tag adds it to the filter of its column or removes it; a filter's button removes it.
@@ -163,16 +170,20 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       grid.setColumnFilterModel(column, now.length > 1 ? several : conditions[0] || null).then(() => grid.onFilterChanged());
       return dash_clientside.no_update;
     },
-    open: function (cell, opened, drawn, search, shown) {
-      // A click on a row opens its run, and the drawer's own button closes the run that it shows. If the page closed
-      // the drawer, which then shows no run, a run that was clicked in the meantime stays open.
-      const asked = new URLSearchParams(latest(search));
-      dash_clientside.callback_context.triggered.forEach(function (each) {
-        const clicked = each.prop_id === "runs.cellClicked" && each.value && each.value.colId !== "chosen";
-        if (clicked && isId(each.value.rowId)) asked.set("run", each.value.rowId);
-        if (each.prop_id === "run.opened" && !each.value && drawn && drawn.run === asked.get("run")) asked.delete("run");
-      });
-      return written(search, asked, shown);
+    open: function (cell, search, shown) {
+      // A click on a row opens its run.
+      if (!cell || cell.colId === "chosen" || !isId(cell.rowId)) return;
+      const asked = new URLSearchParams(search);
+      asked.set("run", cell.rowId);
+      write(search, asked, shown);
+    },
+    close: function (opened, drawn, search, shown) {
+      // The drawer's own button closes the run that it shows. If the page closed the drawer, which then shows no run, a
+      // run that was clicked in the meantime stays open.
+      const asked = new URLSearchParams(search);
+      if (opened || !drawn || drawn.run !== asked.get("run")) return;
+      asked.delete("run");
+      write(search, asked, shown);
     },
   },
 });
@@ -208,19 +219,20 @@ function tick(grid, chosen) {
   });
 }
 
-// An address that was written and that the page does not have yet; further changes start from it.
-let pending = null;
-addEventListener("popstate", () => { pending = null; }); // the reader went back, perhaps before the page had it
-function latest(search) {
-  return pending && pending.from === (search || "") ? pending.to : search;
+function put(asked, name, values) {
+  asked.delete(name);
+  values.forEach((value) => asked.append(name, value));
 }
-function written(search, asked, shown) {
-  // The outputs of a callback that writes the address: the address, and that the page follows it by itself.
-  const none = dash_clientside.no_update;
-  if (asked.toString() === new URLSearchParams(latest(search)).toString()) return [none, none];
-  const text = asked.toString() ? `?${asked}` : "";
-  pending = { from: search || "", to: text };
-  return [text, Object.assign({}, shown, { search: text })];
+
+function write(search, asked, shown) {
+  // Change the address, which the page follows by itself. It is set here instead of returned, for two reasons: Dash drops
+  // what a callback returned when its next call has begun; and if a callback's call merges with one that an update of
+  // the page caused, as a click does in the moment in which a page is filled, Dash takes the update's source for already
+  // done and does not call it for the new address.
+  if (asked.toString() === new URLSearchParams(search).toString()) return;
+  const text = asked.size ? `?${asked}` : "";
+  dash_clientside.set_props("shown", { data: Object.assign({}, shown, { search: text }) });
+  dash_clientside.set_props("url", { search: text });
 }
 
 function gridOf() {

@@ -66,9 +66,13 @@ def scene_of(site: Site, pathname: str, search: str) -> Scene:
 def _open_and_close(app: Dash) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "open"),
-        Output("url", "search", allow_duplicate=True),
-        Output("shown", "data", allow_duplicate=True),
         Input("runs", "cellClicked"),
+        State("url", "search"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        ClientsideFunction("sensitivity", "close"),
         Input("run", "opened"),
         State("run-shown", "data"),
         State("url", "search"),

@@ -215,19 +215,19 @@ def _table(app: Dash, site: Site) -> None:
         return {"content": text, "filename": f"{scene.loaded.spec.name}-runs.csv", "type": "text/csv"}
 
     # Sorting, filtering, ticking and showing columns change the address in the browser, as does choosing a cell.
-    app.clientside_callback(  # type: ignore[no-untyped-call]
-        ClientsideFunction("sensitivity", "listed"),
-        Output("url", "search", allow_duplicate=True),
-        Output("shown", "data", allow_duplicate=True),
-        Input("runs", "getRowsRequest"),
-        Input("runs", "cellValueChanged"),
-        Input({"type": "columns", "name": ALL}, "value"),
-        Input({"type": "unchoose", "run": ALL}, "n_clicks"),
-        State("usual-columns", "data"),
-        State("url", "search"),
-        State("shown", "data"),
-        prevent_initial_call=True,
-    )
+    for function, *changed in (
+        ("listed", Input("runs", "getRowsRequest")),
+        ("tick", Input("runs", "cellValueChanged")),
+        ("untick", Input({"type": "unchoose", "run": ALL}, "n_clicks")),
+        ("columns", Input({"type": "columns", "name": ALL}, "value"), State("usual-columns", "data")),
+    ):
+        app.clientside_callback(  # type: ignore[no-untyped-call]
+            ClientsideFunction("sensitivity", function),
+            *changed,
+            State("url", "search"),
+            State("shown", "data"),
+            prevent_initial_call=True,
+        )
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "refresh"),
         Output("refreshed", "data"),

@@ -463,6 +463,34 @@ def test_click_on_a_run_survives_a_late_closing_of_the_drawer(site, studies, vis
     assert query(tab)["run"] == [failed]
 
 
+CLICK_AS_THE_DRAWER_IS_FILLED = """
+const request = fetch;
+let clicked = false;
+window.fetch = async function (...given) {
+  const response = await request(...given);
+  if (clicked || !String(given[1]?.body).includes("run.opened...run.children")) return response;
+  clicked = true;
+  const read = response.json.bind(response);
+  response.json = async function () {
+    const answer = await read();
+    const cell = { colId: "optimizer", rowId: "RUN", timestamp: Date.now() };
+    dash_clientside.set_props("runs", { cellClicked: cell });
+    return answer;
+  };
+  return response;
+};
+"""
+
+
+def test_click_while_the_page_is_filled_opens_the_run(site, studies, visit):
+    run = read_study(place(str(studies / "half"))).runs["trial_id"].iloc[0]
+    tab = visit("about:blank")
+    tab.add_init_script(CLICK_AS_THE_DRAWER_IS_FILLED.replace("RUN", run))
+    tab.goto(f"{site}/study/half/runs")
+    tab.get_by_role("dialog").get_by_text("Reproduce this run").wait_for()
+    assert query(tab)["run"] == [run]
+
+
 def test_comparison_of_studies(site, visit, at, axe):
     tab = visit(f"{site}/compare?study=bowl&study=half")
     at.figure(tab, "compared-1-sgd")
