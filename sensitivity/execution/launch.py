@@ -48,7 +48,7 @@ def launch(
     """Train a plan's missing runs and store them in `directory`; Ray is not started if none are missing.
 
     Args:
-        plan: plan of the study.
+        plan: plan of the study; it has no trials afterwards.
         directory: study directory.
         machines: machines on which packs are trained.
         show: displays progress.
@@ -75,6 +75,9 @@ def launch(
                 interrupted = True
             if stop.cause:
                 raise _lost(stop.cause, directory)
+        # A million trials take as much memory as merging and counting their results.
+        plan.forget_trials()
+        work.forget_trials()
         if not interrupted:
             try:
                 work.merge()

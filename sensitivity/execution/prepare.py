@@ -52,6 +52,11 @@ class Plan:
         arms = self.spec.optimizers
         return self.trials + tuple(t for t in self.stand_ins if t.confirmation or not arms[t.arm].open_ended)
 
+    def forget_trials(self) -> None:
+        """Release the trials, of which there may be millions, once nothing needs them any more."""
+        for name in ("trials", "stand_ins"):
+            object.__setattr__(self, name, ())
+
     def seconds_left(self, group: Group) -> float | None:
         """Return the device-seconds after which a search stops; None if unlimited."""
         hours = self.spec.optimizers[group[0]].device_hours

@@ -111,6 +111,11 @@ class StudyRun:
         """Whether there is anything to train."""
         return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
 
+    def forget_trials(self) -> None:
+        """Release the trials; call after `train`."""
+        self.plan.forget_trials()
+        self._planned.clear()
+
     def merge(self) -> None:
         """Merge small parts, unless the place fails; all results are still there then, and after an interruption."""
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,7 @@ from sensitivity.store.effective import (
     results_by_status,
     rows_of,
 )
+from sensitivity.store.ids import is_unique, places
 from sensitivity.store.ledger import read_ledger, settling_place
 from sensitivity.store.manifest import MANIFEST, Manifest, read_manifest
 from sensitivity.store.parts import read_run_tables
@@ -73,7 +75,7 @@ def read_statuses(directory: Place) -> StudyStatuses:
     by_status = Counter(_counts(statuses) | {Status.PENDING.value: found.pending})
     causes = Counter(_counts(found.table["message"].filter(pc.is_in(statuses, unsound))))
     unfinished = np.full(len(found.planned), fill_value=True)
-    unfinished[found.places.filter(pc.is_in(statuses, pa.array(FINAL))).to_numpy()] = False
+    unfinished[found.places[pc.is_in(statuses, pa.array(FINAL)).to_numpy()]] = False
     return StudyStatuses(
         manifest=found.manifest,
         by_status={status: n for status, n in by_status.most_common() if n},
@@ -113,7 +115,7 @@ class _Results:
     table: pa.Table
     planned: pa.ChunkedArray
     """Ids of all planned trials."""
-    places: pa.ChunkedArray
+    places: npt.NDArray[np.int64]
     """Place of each result's trial among them."""
 
     @property
@@ -126,20 +128,15 @@ def _planned_results(directory: Place, *further: str) -> _Results:
     """Return results with the column status and `further` ones; no others are read and validated."""
     manifest, columns = read_manifest(directory), [*STATUS_COLUMNS, *further]
     table = rows_of(from_parts(directory, manifest, lambda names: read_run_tables(directory, names, columns)))
-    planned, places = _places(directory, manifest, table)
-    if np.bincount(places.drop_null().to_numpy(), minlength=1).max() > 1:
-        table = pa.Table.from_pandas(effective(table), preserve_index=False)
-        planned, places = _places(directory, manifest, table)
+    if not is_unique(table["trial_id"]):
+        schema = pa.schema([table.schema.field(name) for name in columns])
+        table = pa.Table.from_pandas(effective(table)[columns], schema, preserve_index=False)
+    planned = planned_ids(directory, manifest, table.to_pandas)
+    found = places(table["trial_id"], planned)
     table = table.select(["status", *further])
-    if places.null_count:
-        table, places = table.filter(pc.is_valid(places)), places.drop_null()
-    return _Results(manifest, table, planned, places)
-
-
-def _places(directory: Place, manifest: Manifest, table: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return the ids of all planned trials, and the place of each row's trial among them; null if it is not planned."""
-    planned = planned_ids(directory, manifest, table.to_pandas).cast(table["trial_id"].type)
-    return planned, pc.index_in(table["trial_id"], value_set=planned)
+    if (found < 0).any():
+        table, found = table.filter(pa.array(found >= 0)), found[found >= 0]
+    return _Results(manifest, table, planned, found)
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:

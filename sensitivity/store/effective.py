@@ -9,9 +9,9 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sensitivity.store.directory import Place
+from sensitivity.store.ids import is_unique
 from sensitivity.store.logs import log_parts
 from sensitivity.store.manifest import Manifest, read_manifest
 from sensitivity.store.parts import read_run_tables
@@ -102,11 +102,6 @@ def rows_of(parts: Mapping[str, pa.Table]) -> pa.Table:
     codes = np.repeat(np.arange(len(parts), dtype=np.int32), [len(table) for table in parts.values()])
     names = pa.DictionaryArray.from_arrays(codes, pa.array(list(parts), pa.string()))
     return whole.append_column(PART, names)
-
-
-def is_unique(ids: pa.ChunkedArray) -> bool:
-    """Whether no id occurs twice."""
-    return bool(pc.count_distinct(ids).as_py() == len(ids))
 
 
 def in_order(runs: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sensitivity.store.ids import is_unique
 from sensitivity.store.schema import PARAM_PREFIX, PHASE_PREFIX, further_metrics
 from sensitivity.study.hyperparameters import hyperparameter
 from sensitivity.study.results import LARGEST, Status
@@ -316,7 +317,7 @@ def _repeated(table: pa.Table) -> Fault | None:
     for names in (["trial_id"], ["cell_id", "seed"]):
         if not set(names) <= set(table.column_names):
             continue
-        if len(names) == 1 and pc.count_distinct(table[names[0]]).as_py() == len(table):
+        if len(names) == 1 and is_unique(table[names[0]]):
             continue
         rows = table.select(names).to_pandas().duplicated().to_numpy()
         if rows.any():

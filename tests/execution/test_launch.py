@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import gc
 import json
 import pickle
 import random
@@ -30,7 +31,7 @@ from sensitivity.store.merging import merge_parts
 from sensitivity.store.reader import read_runs, read_study
 from sensitivity.study.errors import StorageError, UserError
 from sensitivity.study.results import PackResult, RunResult, Status
-from sensitivity.study.trials import Pack, group
+from sensitivity.study.trials import Pack, Trial, group
 from sensitivity.training.loop import train_pack
 
 METRICS = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
@@ -53,8 +54,19 @@ def finished(kept_workers, tiny, tmp_path_factory):
     """The tiny study, run to its end."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(tiny)
-    outcome, study = run(folder / "tiny.toml", folder / "studies", workers=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_run, "merge_parts", keep_ids_of_trials)
+        outcome, study = run(folder / "tiny.toml", folder / "studies", workers=2)
     return folder, outcome, study
+
+
+def keep_ids_of_trials(*_, **__):
+    """Stand in for the merging of parts: note which trials there are in memory meanwhile."""
+    gc.collect()
+    ALIVE.update(each.id for each in gc.get_objects() if isinstance(each, Trial))
+
+
+ALIVE = set()
 
 
 def test_every_planned_run_has_its_result(finished):
@@ -64,6 +76,10 @@ def test_every_planned_run_has_its_result(finished):
     assert set(study.runs.loc[study.runs["param.lr"] == 1e6, "status"]) == {"diverged"}
     assert study.runs["trial_id"].is_unique
     assert not outcome.interrupted
+
+
+def test_trials_leave_memory_before_results_are_merged(finished):
+    assert ALIVE.isdisjoint(finished[2].runs["trial_id"])
 
 
 def test_results_are_those_of_training_in_this_process(finished):
