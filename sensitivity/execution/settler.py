@@ -116,6 +116,7 @@ class Settler:
         self._ended_before = before is not None and before.settlement is not None
         self._replay.add_runs(runs, curves)
         self._advance()
+        self._stop_at_budget()  # before Ray is started for nothing
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
         """Return the plan with the missing runs of the current step, as placeholders for all later ones."""
@@ -138,20 +139,24 @@ class Settler:
             UserError: the ledger can't be written.
         """
         self._advance()
-        step = self._replay.step
-        if step is None:
-            return
-        new = tuple(trial for trial in self._replay.missing if trial.id not in self._requested)
-        reason = self._budget_problem(step, new) if new else ""
-        if reason:
-            self._replay.stop(reason)
-            self._write()
-        elif new:
+        new = self._stop_at_budget()
+        if new:
             if self._ended_before:  # the answers of a smaller budget are no longer final
                 self._ended_before = False
                 self._write()
             self._requested.update(trial.id for trial in new)
             yield new
+
+    def _stop_at_budget(self) -> tuple[Trial, ...]:
+        """Return the runs of the next step that were not requested yet; if they exceed the budget, stop before them."""
+        step = self._replay.step
+        new = tuple(trial for trial in self._replay.missing if trial.id not in self._requested) if step else ()
+        reason = self._budget_problem(step, new) if step and new else ""
+        if not reason:
+            return new
+        self._replay.stop(reason)
+        self._write()
+        return ()
 
     def _advance(self) -> None:
         """Answer every step whose runs all have results."""

@@ -14,7 +14,7 @@ from sensitivity.analysis.names import optimizer_name
 from sensitivity.settling import judge_scaling, judge_sensitivity
 from sensitivity.settling.frontier import Frontier, KnownRuns, Steps
 from sensitivity.settling.progress import Progress, StoppedError
-from sensitivity.settling.sentences import answer_sentence, number
+from sensitivity.settling.sentences import answer_sentence, never_reached, number
 from sensitivity.study.amendments import (
     PHASE_OF,
     Answer,
@@ -46,6 +46,7 @@ def settle(declaration: Declaration, known: KnownRuns = ()) -> Settles:
             and batch size, they replace the scouting runs. They are never used for judging.
     """
     progress = Progress(declaration)
+    progress.count([point for point, _ in known], [observation for _, observation in known])
     stopped = ""
     try:
         yield from _steps(progress, known)
@@ -343,6 +344,6 @@ def _answer(progress: Progress, claim: Claim, stopped: str) -> Answer:
     if claim in progress.blocked:
         return _make_answer(progress, claim, "blocked", reason=progress.blocked[claim])
     before = "before anything was judged" if progress.freeze is None else "before its first look"
-    return _make_answer(
-        progress, claim, "undetermined", reason=f"{stopped}, {before}", next_runs=progress.next_look_runs.get(claim)
-    )
+    never = never_reached(progress.tried, (claim.candidate, claim.reference))
+    reason = f"{stopped}, {before}" + (f". {never}" if never else "")
+    return _make_answer(progress, claim, "undetermined", reason=reason, next_runs=progress.next_look_runs.get(claim))

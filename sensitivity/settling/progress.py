@@ -39,6 +39,8 @@ class Progress:
         self.declaration = declaration
         self.number = 0
         self.total = 0
+        self.tried: dict[tuple[str, int], tuple[int, int]] = {}
+        """Number of runs, and of those that reached the target, by optimizer and batch size."""
         self.runs: dict[Phase, dict[str, int]] = {}
         self.shown: Shown | None = None
         self.freeze: Freeze | None = None
@@ -92,8 +94,15 @@ class Progress:
         for arm, count in step.runs_by_arm.items():
             counts[arm] = counts.get(arm, 0) + count
         self.total += len(points)
+        self.count(points, answer)
         self.shown = None
         return answer
+
+    def count(self, points: Sequence[Point], observations: Sequence[Observation]) -> None:
+        """Count runs by whether they reached the target."""
+        for point, observation in zip(points, observations, strict=True):
+            runs, reached = self.tried.get((point.arm, point.batch_size), (0, 0))
+            self.tried[point.arm, point.batch_size] = (runs + 1, reached + observation.success)
 
     def record_result(self, says: str, facts: Facts | None = None) -> None:
         """Record the result of the latest step."""

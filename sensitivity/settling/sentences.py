@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sensitivity.analysis.names import optimizer_name
 from sensitivity.study.amendments import Claim, Observation, SettledAnswer
@@ -38,6 +38,26 @@ def misses_in_words(runs: Sequence[Observation], what: str, batch_size: int) -> 
             " shorten the budget to what the target needs, or narrow the ranges"
         )
     return f"{where} missed the target: raise the budget or choose a target that is reached there"
+
+
+def never_reached(tried: Mapping[tuple[str, int], tuple[int, int]], arms: Sequence[str]) -> str:
+    """Return which optimizers have not reached the target in any run, at which batch sizes; empty if there are none.
+
+    `tried` has the number of runs, and of those that reached the target, by optimizer and batch size.
+    """
+    texts = []
+    for arm in arms:
+        sizes = [size for name, size in tried if name == arm]
+        missed = sorted(size for size in sizes if not tried[arm, size][1])
+        runs = sum(tried[arm, size][0] for size in missed)
+        if missed:
+            noun = "batch size" if len(missed) == 1 else "batch sizes"
+            where = "" if len(missed) == len(sizes) else f" at {noun} {listed([f'{size:,}' for size in missed])}"
+            texts.append(f"none of {count(runs, 'run')} of {optimizer_name(arm)}{where}")
+    if not texts:
+        return ""
+    said = f"{listed(texts)} has reached the target yet: a longer budget of a run, or another target, may be needed"
+    return said[0].upper() + said[1:]
 
 
 def answer_sentence(

@@ -441,7 +441,8 @@ def test_an_answer_that_was_edited_is_refused_and_comes_again_from_the_runs(copi
     assert settle(path)[1].ledger == undisturbed[1].ledger == read_ledger(directory)
 
 
-def test_a_budget_below_the_first_step_is_no_fault(study, in_process):
+def test_a_budget_below_the_first_step_is_no_fault_and_starts_nothing(study, monkeypatch):
+    monkeypatch.delattr(StudyRun, "train")
     directory, settled = settle(study, budget=Budget(runs=1))
     assert settled.outcome.trained
     assert not settled.ledger.entries

@@ -160,6 +160,26 @@ def test_at_a_stop_the_last_looks_answer_stands(both, example, at):
         settling.answer([])
 
 
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (lambda p: p.arm == "a", "None of 48 runs of a has reached the target yet: "),
+        (lambda p: p.arm == "b" and p.batch_size > 32, "None of 32 runs of b at batch sizes 128 and 512 has reached"),
+        (lambda p: p.batch_size == 32, "None of 16 runs of a at batch size 32 and none of 16 runs of b at"),
+        (lambda _: False, ""),
+    ],
+)
+def test_a_stop_before_any_judging_says_what_never_reached_the_target(both, missing, said):
+    settling = Settling(both.declaration("test"))
+    reached, missed = Observation(outcome="reached", steps=9.0), Observation(outcome="censored", steps=90.0)
+    settling.answer([missed if missing(point) else reached for point in settling.next_step.points])
+    settlement = settling.stop("the time is over")
+    for answer in settlement.answers:
+        assert answer.says.startswith("Not settled: the time is over, before anything was judged.")
+        assert said in answer.says
+        assert ("has reached the target yet" in answer.says) == bool(said)
+
+
 def test_as_many_observations_as_points(both):
     settling = Settling(both.declaration("test"))
     with pytest.raises(ValueError, match="has 96 runs; got 1 observations"):
