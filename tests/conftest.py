@@ -67,11 +67,12 @@ _COMPUTING = frozenset({"analysis", "figures", "kfac", "optimizers", "settling",
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Four processes, which wait for Ray and browsers half of the time; one a core if the tests only compute."""
+    """One process more than cores, for the time in which one waits; one a core if the tests only compute. At most 4."""
     here = Path(__file__).parent
     paths = [Path.cwd() / argument.partition("::")[0] for argument in config.args]
     computing = all(path.is_relative_to(here) and {*path.relative_to(here).parts[:1]} & _COMPUTING for path in paths)
-    return min(4, os.cpu_count() or 1) if computing else 4
+    cores = os.cpu_count() or 1
+    return min(4, cores if computing else cores + 1)
 
 
 LONGEST = (
