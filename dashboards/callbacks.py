@@ -74,7 +74,8 @@ def _router(app: Dash, site: Site, tops: dict[str, TopPage]) -> None:
                 page = tops[address.page].content(address)
                 return page, None, nav, arrived, tops[address.page].version(address)
             scene, missing = site.scene(address, None)
-        except UserError as error:
+        except UserError as error:  # a study without pages
+            nav = navigation(site, replace(address, study=None))
             return error_page(_NOTHING, str(error)), None, nav, arrived, None
         page = study_page(known[address.page], scene, missing)
         own = shown is not None and {**shown, "arrival": arrived.get("arrival")} == {**arrived, _OTHER_BLOCKS: "yes"}

@@ -25,8 +25,8 @@ def guarded(studies):
     return create_app(place(str(studies)), token="secret").server
 
 
-def ask(client, pathname, search=""):
-    """Return what the router puts on the page of an address."""
+def ask(client, pathname, search="", place="page"):
+    """Return what the router puts in a place of the page of an address."""
     names = ["page", "bar", "nav", "shown", "version"]
     keys = ["children", "children", "children", "data", "data"]
     outputs = [{"id": name, "property": key} for name, key in zip(names, keys, strict=True)]
@@ -41,7 +41,7 @@ def ask(client, pathname, search=""):
     }
     answer = client.post("/_dash-update-component", json=body, base_url=LOCAL, headers=OWN)
     assert answer.status_code == 200, answer.text
-    return json.dumps(answer.json["response"]["page"])
+    return json.dumps(answer.json["response"][place])
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,14 @@ def test_malformed_request_is_an_error_without_traceback(client, body):
     assert answer.status_code >= 400
     assert "Traceback" not in answer.text
     assert "Studies" in ask(client, "/")
+
+
+@pytest.mark.parametrize(
+    ("path", "linked"), [("/study/bowl/nope", True), ("/study/nope", False), ("/study/broken/overview", False)]
+)
+def test_only_a_study_that_can_be_read_has_links_to_its_pages(client, path, linked):
+    assert "Nothing to show here" in ask(client, path)
+    assert ("Robustness" in ask(client, path, place="nav")) == linked
 
 
 HERE = "127.0.0.1:8050"
