@@ -192,14 +192,14 @@ class Settler:
         budget, spent = self._budget, StepCost.total(entry.cost for entry in self._entries)
         what = f"step {step.number} takes {count(len(new), 'run')} more"
         most = budget.most_runs
-        if most is not None and spent.runs + len(step.points) > most:
-            return f"the budget of {count(most, 'run')} ends here: {what}, after {spent.runs:,}"
+        if most is not None and (in_all := spent.runs + len(step.points)) > most:
+            return f"the budget of {count(most, 'run')} ends here: {what}, {in_all:,} in all"
         if budget.flops is not None:
             needed = self._flops(new)
             if spent.flops + needed > budget.flops:
                 return (
-                    f"the budget of {budget.flops:.3g} FLOP ends here: {what}, up to {needed:.2g} FLOP, after"
-                    f" {spent.flops:.3g}"
+                    f"the budget of {budget.flops:.3g} FLOP ends here: {what}, up to {needed:.3g} FLOP and"
+                    f" {spent.flops + needed:.3g} in all"
                 )
         if budget.seconds is not None:
             elapsed, needed = time.monotonic() - self._began, self._seconds(new)
