@@ -14,6 +14,7 @@ from sensitivity.execution.sources import SourceOf
 from sensitivity.execution.study_run import Machines, StudyRun
 from sensitivity.store.counting import read_statuses
 from sensitivity.store.directory import Place
+from sensitivity.store.memory import returning_memory
 from sensitivity.study.errors import UserError
 
 
@@ -58,7 +59,7 @@ def launch(
         UserError: the directory can't be written or contains another study, or the cluster does not answer.
     """
     interrupted = False
-    with StudyRun.begin(plan, directory, source_of) as work:
+    with returning_memory(), StudyRun.begin(plan, directory, source_of) as work:
         if work.anything_missing:
             stop = Interruptible()
             try:
@@ -76,8 +77,7 @@ def launch(
             if stop.cause:
                 raise _lost(stop.cause, directory)
         # A million trials take as much memory as merging and counting their results.
-        plan.forget_trials()
-        work.forget_trials()
+        work.forget_trials(plan)
         if not interrupted:
             try:
                 work.merge()

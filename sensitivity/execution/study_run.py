@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import logging
 import math
@@ -32,8 +33,8 @@ from sensitivity.store.counting import StudyStatuses, finished_trials, read_stat
 from sensitivity.store.directory import Place, first_line, patiently
 from sensitivity.store.lock import WriterLock
 from sensitivity.store.manifest import MANIFEST, Manifest, record_determinism, write_manifest
+from sensitivity.store.memory import release_memory
 from sensitivity.store.merging import merge_parts
-from sensitivity.store.parquet import release_memory
 from sensitivity.store.reader import read_plan, read_study
 from sensitivity.store.schema import RUNS
 from sensitivity.store.writer import write_plan
@@ -45,6 +46,8 @@ from sensitivity.training.cost import example_cost
 
 logger = logging.getLogger(__name__)
 
+_MANY = 100_000
+"""Number of trials from which on it is worth a second to free them at once."""
 _MOST_COMPARED = 100
 """Most parts among whose packs one is chosen to be trained again; describing all of a large study takes long."""
 
@@ -111,10 +114,15 @@ class StudyRun:
         """Whether there is anything to train."""
         return self.source.open or any(trial.id not in self.finished for trial in self.plan.trials)
 
-    def forget_trials(self) -> None:
-        """Release the trials; call after `train`."""
-        self.plan.forget_trials()
+    def forget_trials(self, given: Plan) -> None:
+        """Release the trials, also those of the plan that `begin` was given, and their memory; call after `train`."""
+        many = len(self.plan.trials) > _MANY
+        for plan in (given, self.plan):
+            plan.forget_trials()
         self._planned.clear()
+        if many:
+            gc.collect()  # Tune's objects, which refer to trials, refer to one another
+            release_memory()
 
     def merge(self) -> None:
         """Merge small parts, unless the place fails; all results are still there then, and after an interruption."""

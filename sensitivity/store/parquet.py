@@ -88,11 +88,6 @@ def read_parquet(
     return table.select(names)
 
 
-def release_memory() -> None:
-    """Return to the system what Arrow keeps for later tables: after a large one, that is as much as it took."""
-    pa.default_memory_pool().release_unused()
-
-
 def _is_text(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string))
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from sensitivity.store.directory import Place
 from sensitivity.store.last_values import last_values
 from sensitivity.store.manifest import MANIFEST
-from sensitivity.store.parquet import release_memory
+from sensitivity.store.memory import release_memory
 from sensitivity.store.schema import (
     CURVES,
     PARAM_PREFIX,

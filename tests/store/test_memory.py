@@ -1,0 +1,15 @@
+import pyarrow as pa
+import pytest
+
+from sensitivity.store.memory import release_memory, returning_memory
+
+
+def test_arrow_has_its_own_allocator_again_after_the_block():
+    before = pa.default_memory_pool().backend_name
+    with pytest.raises(KeyboardInterrupt), returning_memory():
+        assert pa.default_memory_pool().backend_name == "system"
+        table = pa.table({"x": range(1000)})
+        release_memory()
+        raise KeyboardInterrupt
+    assert pa.default_memory_pool().backend_name == before
+    assert table["x"].to_pylist() == list(range(1000)), "what was made in the block outlives it"
