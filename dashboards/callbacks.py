@@ -151,8 +151,6 @@ def _controls(app: Dash, site: Site) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "apply"),
         Input("asked", "data"),
-        State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
 
@@ -160,16 +158,11 @@ def _controls(app: Dash, site: Site) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "choose"),
         Input({"type": "figure", "name": ALL}, "clickData"),
-        State({"type": "slot", "name": ALL}, "value"),
-        State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "slot"),
         Input({"type": "slot", "name": ALL}, "value"),
-        State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
 

@@ -44,37 +44,31 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       window.sensitivityMark(letters);
       return dash_clientside.no_update;
     },
-    slot: function (slots, search, shown) {
+    slot: function (slots) {
       // The switch that says which cell a click on a map selects.
-      if (!slots.length) return;
-      const asked = new URLSearchParams(search);
-      slots[0] === "b" ? asked.set("click", "b") : asked.delete("click");
-      write(search, asked, shown);
+      if (slots.length) write((asked) => { slots[0] === "b" ? asked.set("click", "b") : asked.delete("click"); });
     },
-    choose: function (clicks, slots, search, shown) {
+    choose: function () {
       // A click on a map selects cell A or B, depending on the switch, or with Shift cell B; both are in the address.
-      const asked = new URLSearchParams(search);
-      const second = slots[0] === "b" || window.sensitivityShift;
       dash_clientside.callback_context.triggered.forEach(function (each) {
         if (!each.prop_id.endsWith(".clickData")) return;
         const canvas = document.getElementById(each.prop_id.slice(0, -10).replace('"type":"figure"', '"type":"canvas"'));
         if (!canvas || !canvas.classList.contains("choosable")) return;
         const ids = (each.value ? each.value.points : []).map((point) => point.customdata);
         const id = ids.find(isId);
-        if (id && canvas.classList.contains("of-runs")) asked.set("run", id);
-        else if (id) asked.set(second ? "beside" : "cell", id);
+        if (!id) return;
+        const second = (asked) => asked.get("click") === "b" || window.sensitivityShift;
+        write((asked) => asked.set(canvas.classList.contains("of-runs") ? "run" : second(asked) ? "beside" : "cell", id));
       });
-      write(search, asked, shown);
     },
-    apply: function (change, search, shown) {
+    apply: function (change) {
       // The server's answer to a control: only the control's own change, applied to the current address.
-      const now = new URLSearchParams(search), from = new URLSearchParams(change.from), to = new URLSearchParams(change.to);
-      new Set([...from.keys(), ...to.keys()]).forEach(function (name) {
-        if (from.getAll(name).join("\n") === to.getAll(name).join("\n")) return;
-        now.delete(name);
-        to.getAll(name).forEach((value) => now.append(name, value));
-      });
-      write(search, now, change.other_blocks ? Object.assign({}, shown, { "other blocks": "yes" }) : shown);
+      const from = new URLSearchParams(change.from), to = new URLSearchParams(change.to);
+      write(function (asked) {
+        new Set([...from.keys(), ...to.keys()]).forEach(function (name) {
+          if (from.getAll(name).join("\n") !== to.getAll(name).join("\n")) put(asked, name, to.getAll(name));
+        });
+      }, change.other_blocks ? { "other blocks": "yes" } : {});
     },
     table: function (data, id) {
       // The rows of a figure's data: built here, because a component per cell would block a browser for seconds.
@@ -116,45 +110,43 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       if (grid) grid.refreshInfiniteCache();
       return now;
     },
-    listed: function (request, search, shown) {
+    listed: function (request) {
       // Filters and order of the table of runs, in the format of an address (listing.py), as are the next three.
       if (!request) return;
-      const asked = new URLSearchParams(search);
-      put(asked, "where", filtersOf(request.filterModel || {}));
-      put(asked, "sort", (request.sortModel || []).map((one) => one.colId + (one.sort === "desc" ? ":desc" : "")));
-      write(search, asked, shown);
-    },
-    tick: function (changes, search, shown) {
-      // Ticks of the table of runs.
-      const asked = new URLSearchParams(search), chosen = asked.getAll("chosen");
-      (changes || []).filter((one) => one.colId === "chosen" && isId(one.rowId)).forEach(function (one) {
-        const at = chosen.indexOf(one.rowId);
-        if (one.value && at < 0) chosen.push(one.rowId);
-        if (!one.value && at >= 0) chosen.splice(at, 1);
+      write(function (asked) {
+        put(asked, "where", filtersOf(request.filterModel || {}));
+        put(asked, "sort", (request.sortModel || []).map((one) => one.colId + (one.sort === "desc" ? ":desc" : "")));
       });
-      put(asked, "chosen", chosen.slice(0, MOST_CHOSEN));
-      ticked = asked.getAll("chosen").join();
-      if (chosen.length > MOST_CHOSEN) tick(gridOf(), chosen.slice(0, MOST_CHOSEN));
-      write(search, asked, shown);
     },
-    untick: function (clicks, search, shown) {
+    tick: function (changes) {
+      // Ticks of the table of runs.
+      write(function (asked) {
+        const chosen = asked.getAll("chosen");
+        (changes || []).filter((one) => one.colId === "chosen" && isId(one.rowId)).forEach(function (one) {
+          const at = chosen.indexOf(one.rowId);
+          if (one.value && at < 0) chosen.push(one.rowId);
+          if (!one.value && at >= 0) chosen.splice(at, 1);
+        });
+        put(asked, "chosen", chosen.slice(0, MOST_CHOSEN));
+        ticked = asked.getAll("chosen").join();
+        if (chosen.length > MOST_CHOSEN) tick(gridOf(), chosen.slice(0, MOST_CHOSEN));
+      });
+    },
+    untick: function () {
       // The button of a run beside others takes it from them.
-      const asked = new URLSearchParams(search);
       const removed = dash_clientside.callback_context.triggered.filter((each) => each.value)
         .map((each) => JSON.parse(each.prop_id.slice(0, each.prop_id.lastIndexOf("."))).run);
-      put(asked, "chosen", asked.getAll("chosen").filter((one) => !removed.includes(one)));
-      write(search, asked, shown);
+      write((asked) => put(asked, "chosen", asked.getAll("chosen").filter((one) => !removed.includes(one))));
     },
-    columns: function (columns, usual, search, shown) {
+    columns: function (columns, usual) {
       // The columns that the table of runs has.
-      const asked = new URLSearchParams(search), grid = gridOf(), now = columns.flat();
+      const grid = gridOf(), now = columns.flat();
       if (!grid) return; // the checkboxes exist before the table does
       const all = grid.getColumns().map((column) => column.getColId()).filter((name) => name !== "chosen");
       grid.setColumnsVisible(all.filter((name) => now.includes(name)), true);
       grid.setColumnsVisible(all.filter((name) => !now.includes(name)), false);
       const same = now.length === usual.length && usual.every((name) => now.includes(name));
-      put(asked, "column", same ? [] : all.filter((name) => now.includes(name)));
-      write(search, asked, shown);
+      write((asked) => put(asked, "column", same ? [] : all.filter((name) => now.includes(name))));
     },
     quick: function () {
       // The button of a status or tag adds it to the filter of its column or removes it; a filter's button removes it.
@@ -170,20 +162,15 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       grid.setColumnFilterModel(column, now.length > 1 ? several : conditions[0] || null).then(() => grid.onFilterChanged());
       return dash_clientside.no_update;
     },
-    open: function (cell, search, shown) {
+    open: function (cell) {
       // A click on a row opens its run.
-      if (!cell || cell.colId === "chosen" || !isId(cell.rowId)) return;
-      const asked = new URLSearchParams(search);
-      asked.set("run", cell.rowId);
-      write(search, asked, shown);
+      if (cell && cell.colId !== "chosen" && isId(cell.rowId)) write((asked) => asked.set("run", cell.rowId));
     },
-    close: function (opened, drawn, search, shown) {
+    close: function (opened, drawn) {
       // The drawer's own button closes the run that it shows. If the page closed the drawer, which then shows no run, a
       // run that was clicked in the meantime stays open.
-      const asked = new URLSearchParams(search);
-      if (opened || !drawn || drawn.run !== asked.get("run")) return;
-      asked.delete("run");
-      write(search, asked, shown);
+      if (opened || !drawn) return;
+      write((asked) => { if (drawn.run === asked.get("run")) asked.delete("run"); });
     },
   },
 });
@@ -224,15 +211,19 @@ function put(asked, name, values) {
   values.forEach((value) => asked.append(name, value));
 }
 
-function write(search, asked, shown) {
-  // Change the address, which the page follows by itself. It is set here instead of returned, for two reasons: Dash drops
-  // what a callback returned when its next call has begun; and if a callback's call merges with one that an update of
-  // the page caused, as a click does in the moment in which a page is filled, Dash takes the update's source for already
-  // done and does not call it for the new address.
-  if (asked.toString() === new URLSearchParams(search).toString()) return;
-  const text = asked.size ? `?${asked}` : "";
-  dash_clientside.set_props("shown", { data: Object.assign({}, shown, { search: text }) });
-  dash_clientside.set_props("url", { search: text });
+function write(change, also = {}) {
+  // Change the address, which the page follows by itself. It is read and set here, not as state and output of callbacks:
+  // - callbacks that wait together get the state of one moment, so the second would undo what the first one wrote;
+  // - Dash drops what a callback returned when its next call has begun;
+  // - if a callback's call merges with one that an update of the page caused, as a click does in the moment in which a
+  //   page is filled, Dash takes the update's source for already done and does not call it for the new address.
+  const [url, shown] = ["url", "shown"].map((id) => dash_component_api.getLayout(id).props);
+  const before = new URLSearchParams(url.search || ""), asked = new URLSearchParams(before);
+  change(asked);
+  if (asked.toString() === before.toString()) return;
+  const search = asked.size ? `?${asked}` : "";
+  dash_clientside.set_props("shown", { data: Object.assign({}, shown.data, { search }, also) });
+  dash_clientside.set_props("url", { search });
 }
 
 function gridOf() {

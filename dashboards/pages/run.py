@@ -67,16 +67,12 @@ def _open_and_close(app: Dash) -> None:
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "open"),
         Input("runs", "cellClicked"),
-        State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
     app.clientside_callback(  # type: ignore[no-untyped-call]
         ClientsideFunction("sensitivity", "close"),
         Input("run", "opened"),
         State("run-shown", "data"),
-        State("url", "search"),
-        State("shown", "data"),
         prevent_initial_call=True,
     )
 

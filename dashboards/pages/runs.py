@@ -224,8 +224,6 @@ def _table(app: Dash, site: Site) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]
             ClientsideFunction("sensitivity", function),
             *changed,
-            State("url", "search"),
-            State("shown", "data"),
             prevent_initial_call=True,
         )
     app.clientside_callback(  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ import pandas as pd
 from sensitivity.execution.prepare import Plan
 from sensitivity.execution.replay import Replay
 from sensitivity.store.directory import Place, patiently
+from sensitivity.store.effective import FINAL
 from sensitivity.store.ledger import read_ledger, write_freeze, write_ledger
 from sensitivity.store.schema import CURVE_COLUMNS, further_metrics
 from sensitivity.store.writer import result_row, trial_row
@@ -116,10 +117,18 @@ class Settler:
         self._ended_before = before is not None and before.settlement is not None
         self._replay.add_runs(runs, curves)
         self._advance()
-        self._stop_at_budget()  # before Ray is started for nothing
+        if self._replay.step is not None:  # before Ray is started for nothing
+            self._stop_at_budget(self._replay.step, self._replay.missing)
 
     def expect(self, plan: Plan, runs: pd.DataFrame) -> Plan:
-        """Return the plan with the missing runs of the current step, as placeholders for all later ones."""
+        """Return the plan with the missing runs of the current step, as placeholders for all later ones.
+
+        After the settlement has ended, the plan has no missing runs, though an earlier command may have left some of a
+        step that this one's budget does not allow.
+        """
+        if self._replay.step is None:
+            have = frozenset(runs.loc[runs["status"].isin(FINAL), "trial_id"])
+            return replace(plan, trials=tuple(trial for trial in plan.trials if trial.id in have), stand_ins=())
         return replace(plan, stand_ins=tuple(each for each in self._replay.missing if each.id not in self._requested))
 
     def tell(self, result: PackResult) -> None:
@@ -139,24 +148,24 @@ class Settler:
             UserError: the ledger can't be written.
         """
         self._advance()
-        new = self._stop_at_budget()
-        if new:
+        step = self._replay.step
+        if step is None:
+            return
+        new = tuple(trial for trial in self._replay.missing if trial.id not in self._requested)
+        if new and not self._stop_at_budget(step, new):
             if self._ended_before:  # the answers of a smaller budget are no longer final
                 self._ended_before = False
                 self._write()
             self._requested.update(trial.id for trial in new)
             yield new
 
-    def _stop_at_budget(self) -> tuple[Trial, ...]:
-        """Return the runs of the next step that were not requested yet; if they exceed the budget, stop before them."""
-        step = self._replay.step
-        new = tuple(trial for trial in self._replay.missing if trial.id not in self._requested) if step else ()
-        reason = self._budget_problem(step, new) if step and new else ""
-        if not reason:
-            return new
-        self._replay.stop(reason)
-        self._write()
-        return ()
+    def _stop_at_budget(self, step: Step, new: Sequence[Trial]) -> bool:
+        """Stop before runs of the current step if they exceed the budget; return whether they do."""
+        reason = self._budget_problem(step, new) if new else ""
+        if reason:
+            self._replay.stop(reason)
+            self._write()
+        return bool(reason)
 
     def _advance(self) -> None:
         """Answer every step whose runs all have results."""
@@ -190,10 +199,11 @@ class Settler:
     def _budget_problem(self, step: Step, new: Sequence[Trial]) -> str:
         """Return the reason why a step exceeds the budget; empty if it does not."""
         budget, spent = self._budget, StepCost.total(entry.cost for entry in self._entries)
-        what = f"step {step.number} takes {count(len(new), 'run')} more"
+        what = f"step {step.number} takes {count(len(new), 'more run')}"
         most = budget.most_runs
         if most is not None and (in_all := spent.runs + len(step.points)) > most:
-            return f"the budget of {count(most, 'run')} ends here: {what}, {in_all:,} in all"
+            total = "" if in_all == len(new) else f", {in_all:,} in all"
+            return f"the budget of {count(most, 'run')} ends here: {what}{total}"
         if budget.flops is not None:
             needed = self._flops(new)
             if spent.flops + needed > budget.flops:

@@ -53,10 +53,13 @@ def never_reached(tried: Mapping[tuple[str, int], tuple[int, int]], arms: Sequen
         if missed:
             noun = "batch size" if len(missed) == 1 else "batch sizes"
             where = "" if len(missed) == len(sizes) else f" at {noun} {listed([f'{size:,}' for size in missed])}"
-            texts.append(f"none of {count(runs, 'run')} of {optimizer_name(arm)}{where}")
+            tried_so_far = "no run" if runs == 1 else f"none of {runs:,} runs"
+            texts.append(f"{tried_so_far} of {optimizer_name(arm)}{where}")
     if not texts:
         return ""
-    said = f"{listed(texts)} has reached the target yet: a longer budget of a run, or another target, may be needed"
+    verb = "have" if len(texts) > 1 else "has"
+    remedy = "other ranges, more steps per run or another target may be needed"
+    said = f"{listed(texts)} {verb} reached the target yet: {remedy}"
     return said[0].upper() + said[1:]
 
 

@@ -463,6 +463,36 @@ def test_click_on_a_run_survives_a_late_closing_of_the_drawer(site, studies, vis
     assert query(tab)["run"] == [failed]
 
 
+def test_a_tick_and_a_click_in_one_moment_both_count(site, studies, visit, at):
+    ticked, opened, *_ = read_study(place(str(studies / "half"))).runs["trial_id"]
+    tab = visit(f"{site}/study/half/runs")
+    tab.locator("#runs .ag-row[row-index='0'] [col-id='optimizer']").wait_for()
+    tab.evaluate(
+        """([ticked, opened]) => {
+            dash_clientside.set_props("runs", {cellValueChanged: [{colId: "chosen", rowId: ticked, value: true}]});
+            dash_clientside.set_props("runs", {cellClicked: {colId: "optimizer", rowId: opened}});
+        }""",
+        [ticked, opened],
+    )
+    at.until(lambda: query(tab) == {"chosen": [ticked], "run": [opened]})
+
+
+def test_the_switch_holds_for_clicks_after_it_alone_however_fast(site, visit, at):
+    tab = visit(f"{site}/study/bowl/robustness")
+    maps = at.figure(tab, "robustness-kfac")
+    first, second = (at.cell_at(maps, 0, column, 1)[2] for column in (0, 1))
+    tab.get_by_text("cell B, next to it").evaluate(
+        """(choice, cells) => {
+            const click = (cell) => dash_clientside.set_props(
+                {name: "robustness-kfac", type: "figure"}, {clickData: {points: [{customdata: cell}]}});
+            click(cells[0]);
+            setTimeout(() => { choice.click(); click(cells[1]); });
+        }""",
+        [first, second],
+    )
+    at.until(lambda: query(tab) == {"cell": [first], "click": ["b"], "beside": [second]})
+
+
 CLICK_AS_THE_DRAWER_IS_FILLED = """
 const request = fetch;
 let clicked = false;

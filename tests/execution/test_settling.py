@@ -450,6 +450,22 @@ def test_a_budget_below_the_first_step_is_no_fault_and_starts_nothing(study, mon
         SETTLING.compute(sensitivity.open(directory.uri).results)
 
 
+def test_a_smaller_budget_does_not_finish_the_step_of_a_killed_command(study, in_process, undisturbed, monkeypatch):
+    in_process["after"] = 1
+    try:
+        with pytest.raises(Killed):
+            settle(study)
+    finally:
+        in_process["after"] = None
+    with monkeypatch.context() as patch:
+        patch.delattr(StudyRun, "train")
+        _, settled = settle(study, budget=Budget(runs=10))
+    assert not settled.ledger.entries
+    assert "the budget of 10 runs ends here" in settled.ledger.settlement.stopped
+    assert settled.outcome.statuses["completed"] > 0, "what the killed command had trained is kept"
+    assert told(settle(study)[1].ledger) == told(undisturbed[1].ledger)
+
+
 def test_the_folder_of_a_settlement_is_no_study(copied):
     _, directory = copied
     with pytest.raises(StorageError, match="Use the study directory above it"):
