@@ -55,7 +55,7 @@ def _curves(slot: Slot, scene: Scene) -> Computed[Any]:
     curves = scene.results.cell_curves(cell_id)
     if not curves:
         raise NothingToShowError("The cell in the address is not in this study.")
-    if not curves[0].epochs:
+    if not curves[0].times:
         raise NothingToShowError("No run of this cell has a learning curve.")
     return Computed(
         curves_exhibit(f"curves-{slot}", f"cell {slot.upper()}", tuple(scene.results.spec.optimizers)), curves

@@ -250,7 +250,7 @@ def _curve(scene: Scene) -> Computed[Any]:
     rows = _rows(scene)
     cells = [str(cell) for cell in rows["cell_id"]]
     found = compute_curves(rows, scene.results.tables.curves_of(rows["trial_id"]), scene.results.metric, cells)
-    curves = [curve for curve in found if curve.epochs]
+    curves = [curve for curve in found if curve.times]
     if not curves:
         raise NothingToShowError("This run has no learning curve.")
     return Computed(curves_exhibit("run-curve", "this run", tuple(scene.results.spec.optimizers)), curves)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from sensitivity.analysis.outcomes import LARGEST, OBSERVED, untrained_values
 from sensitivity.study.metrics import Metric
 from sensitivity.study.results import Status
 
+CurveTime = Literal["epoch", "step"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeedCurve:
@@ -23,7 +26,8 @@ class SeedCurve:
 
     seed: int
     status: str
-    epochs: tuple[float, ...]
+    times: tuple[float, ...]
+    """Epochs or steps of the evaluations, as the cell's `unit` says."""
     measured: tuple[float, ...]
 
     @property
@@ -42,8 +46,9 @@ class CellCurves:
     batch_size: int
     planned: int
     seeds: tuple[SeedCurve, ...]
-    epochs: tuple[float, ...]
-    """Epochs at which `median`, `low` and `high` are evaluated."""
+    unit: CurveTime
+    times: tuple[float, ...]
+    """Epochs or steps at which `median`, `low` and `high` are evaluated."""
     median: tuple[float, ...]
     low: tuple[float, ...]
     """Smallest value over seeds."""
@@ -59,7 +64,7 @@ class CellCurves:
 def compute_curves(
     runs: pd.DataFrame, curves: pd.DataFrame, metric: Metric, cell_ids: Sequence[str]
 ) -> tuple[CellCurves, ...]:
-    """Return the learning curves of the cells `cell_ids`, in that order.
+    """Return the learning curves of the cells `cell_ids`, in that order, all by epoch or all by step.
 
     Raises:
         KeyError: a cell id that is not in `runs`.
@@ -70,28 +75,34 @@ def compute_curves(
     finite = finite.drop_duplicates(["trial_id", "step"], keep="last")
     finite = finite.assign(**{str(metric.name): finite[metric.name].clip(-LARGEST, LARGEST)})
     evaluations = {str(name): rows for name, rows in finite.sort_values("step").groupby("trial_id", sort=False)}
-    return tuple(_cell(cells[cell_id], evaluations, metric) for cell_id in cell_ids)
+    unit = curve_time(finite)
+    return tuple(_cell(cells[cell_id], evaluations, metric, unit) for cell_id in cell_ids)
 
 
-def _cell(rows: pd.DataFrame, evaluations: dict[str, pd.DataFrame], metric: Metric) -> CellCurves:
+def curve_time(evaluations: pd.DataFrame) -> CurveTime:
+    """Return the unit by which some evaluations are drawn: epochs, or steps if their epochs are not all known."""
+    return "epoch" if np.isfinite(evaluations["epoch"].to_numpy(dtype=float)).all() else "step"
+
+
+def _cell(rows: pd.DataFrame, evaluations: dict[str, pd.DataFrame], metric: Metric, unit: CurveTime) -> CellCurves:
     observed = rows[rows["status"].isin(OBSERVED)].sort_values("seed")
     seeds, columns = [], []
     for run in observed.itertuples():
-        of_run = evaluations.get(str(run.trial_id), pd.DataFrame({"epoch": [], metric.name: []}))
+        of_run = evaluations.get(str(run.trial_id), pd.DataFrame({unit: [], metric.name: []}))
         seeds.append(
             SeedCurve(
                 seed=int(str(run.seed)),
                 status=str(run.status),
-                epochs=tuple(of_run["epoch"]),
+                times=tuple(of_run[unit].astype(float)),
                 measured=tuple(of_run[metric.name]),
             )
         )
-        columns.append(of_run.set_index("epoch")[metric.name].rename(str(run.seed)))
+        columns.append(of_run.set_index(unit)[metric.name].rename(str(run.seed)))
     # One column per seed, on the union of the evaluations [evaluations, seeds].
     table = pd.concat(columns, axis=1).sort_index() if columns else pd.DataFrame()
     for name, seed, untrained in zip(table, seeds, observed["untrained"], strict=True):
         if seed.diverged:
-            ended = table.index > max(seed.epochs, default=-1.0)
+            ended = table.index > max(seed.times, default=-1.0)
             table[name] = table[name].mask(ended, untrained)
     table = table.dropna()
     first = rows.iloc[0]
@@ -102,7 +113,8 @@ def _cell(rows: pd.DataFrame, evaluations: dict[str, pd.DataFrame], metric: Metr
         batch_size=int(first["batch_size"]),
         planned=len(rows),
         seeds=tuple(seeds),
-        epochs=tuple(float(epoch) for epoch in table.index),
+        unit=unit,
+        times=tuple(float(time) for time in table.index),
         median=tuple(table.median(axis=1)) if columns else (),
         low=tuple(table.min(axis=1)) if columns else (),
         high=tuple(table.max(axis=1)) if columns else (),

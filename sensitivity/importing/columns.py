@@ -13,8 +13,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "run": ("run", "run_id", "trial_id", "trial", "run_name", "trial_name"),
     "optimizer": ("optimizer", "optim", "opt", "optimizer_name", "optim_name"),
     "batch_size": ("batch_size", "batchsize", "bs", "train_batch_size"),
-    "seed": ("seed", "random_seed", "rng_seed"),
-    "step": ("step", "steps", "global_step", "trainer_global_step"),
+    "seed": ("seed", "random_seed", "rng_seed", "rng", "random_state"),
+    "step": ("step", "steps", "global_step", "trainer_global_step", "iteration", "iterations", "iter", "iters"),
     "epoch": ("epoch", "epochs"),
     "status": ("status", "state"),
     "message": ("message", "error", "failure"),
@@ -28,7 +28,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 """Column names by role, the most specific first."""
 
 _HYPERPARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "lr": ("learning_rate", "learningrate", "base_lr", "max_lr", "initial_lr"),
+    "lr": ("learning_rate", "learningrate", "base_lr", "max_lr", "initial_lr", "eta", "step_size"),
     "weight_decay": ("wd", "weightdecay", "l2"),
     "beta1": ("beta_1", "b1", "adam_beta1"),
     "beta2": ("beta_2", "b2", "adam_beta2"),

@@ -78,6 +78,8 @@ def guess(source: Source) -> Guess:
             rest.remove(name)
     metrics = _metrics(found, table, [name for name in rest if name in numbers and not is_setting(name)])
     rest = [name for name in rest if name not in {metric["column"] for metric in metrics.values()}]
+    if evaluations and "run" not in roles:
+        rest = _without_unseparated(found, table, rest, keys, roles.get("step") or roles.get("epoch"))
     found.content = {
         "rows": "evaluations" if evaluations else "runs",
         "columns": roles,
@@ -159,6 +161,27 @@ def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[
             'test_accuracy = { column = "NAME", unit = "fraction" }'
         )
     return metrics
+
+
+def _without_unseparated(
+    found: Guess, table: pa.Table, rest: list[str], keys: list[str], time: str | None
+) -> list[str]:
+    """Ask about columns that differ between rows of one run and step, as these may be of several runs.
+
+    Returns the other columns in `rest`.
+    """
+    if time is None:
+        return rest
+    moments = run_codes(table, [*keys, time])
+    different = [name for name in rest if constant_within_runs(table, name, moments)[1] is not None]
+    if different:
+        shown = ", ".join(map(repr, different[:_MAX_SHOWN])) + " ..." * (len(different) > _MAX_SHOWN)
+        found.questions.append(
+            f"rows with the same {', '.join([*keys, time])} differ in {shown}: which of these are hyperparameters? Add "
+            f'them in [hyperparameters], such as {plain_name(different[0])} = "{different[0]}", and one that tells '
+            'runs apart in [columns], as run = "NAME"; otherwise add nothing, and the last of such rows counts'
+        )
+    return [name for name in rest if name not in different]
 
 
 def _rest(

@@ -10,6 +10,7 @@ from sensitivity.analysis.curves import compute_curves
 from sensitivity.analysis.maps import compute_maps
 from sensitivity.analysis.summary import compute_summary
 from sensitivity.analysis.targets import compute_targets
+from sensitivity.figures.exhibits.curves import draw_curves
 from sensitivity.store.reader import read_study
 from sensitivity.study.metrics import METRICS
 from sensitivity.study.results import Status
@@ -103,7 +104,7 @@ def test_curves_count_diverged_seeds_as_untrained_from_there_on(synthetic, study
     runs = made.runs.copy()
     (cell,) = compute_curves(runs, made.curves, LOSS, [runs["cell_id"].iloc[0]])
     assert (cell.planned, cell.n) == (4, 4)
-    assert cell.epochs == (0.0, 1.0, 2.0, 3.0)
+    assert cell.times == (0.0, 1.0, 2.0, 3.0)
     assert cell.median == (2.5, 2.0, 1.0, pytest.approx(0.8))  # last: 0.4, 0.6, 2.5, 1.0
     assert cell.high == (2.5, 2.0, 2.5, 2.5)
     assert cell.low == (2.5, 1.5, 1.0, 0.4)
@@ -111,10 +112,30 @@ def test_curves_count_diverged_seeds_as_untrained_from_there_on(synthetic, study
     assert cell.seeds[2].measured == (2.5, 1.5)
 
 
+def test_curves_without_epochs_are_by_step(synthetic, study):
+    """As those of runs that were trained elsewhere; a seed that diverged early has fewer evaluations."""
+
+    def outcome(trial):
+        values = [1.5] if trial.seed == 2 else [2.0, 1.0, 0.4 + 0.2 * trial.seed]
+        return synthetic.run(trial, values, Status.DIVERGED if trial.seed == 2 else Status.COMPLETED)
+
+    made = study(outcome, optimizers=ONE_CELL, batch_sizes=[32], seeds=4)
+    cell_id = made.runs["cell_id"].iloc[0]
+    (by_epoch,) = compute_curves(made.runs, made.curves, LOSS, [cell_id])
+    (by_step,) = compute_curves(made.runs, made.curves.assign(epoch=math.nan), LOSS, [cell_id])
+    assert (by_epoch.unit, by_step.unit) == ("epoch", "step")
+    assert by_step.times == tuple(sorted(set(made.curves["step"])))
+    assert (by_step.median, by_step.low, by_step.high) == (by_epoch.median, by_epoch.low, by_epoch.high)
+    figure = draw_curves([by_step])
+    assert figure.layout.xaxis.title.text == "steps"
+    assert figure.layout.title.text == "Training loss of the best cells by step"
+    assert next(list(trace.x) for trace in figure.data if trace.name) == list(by_step.times)
+
+
 def test_curves_of_a_cell_without_results_are_empty(synthetic, study):
     made = study(lambda t: None, optimizers=ONE_CELL, batch_sizes=[32])
     (cell,) = compute_curves(made.runs, made.curves, LOSS, [made.runs["cell_id"].iloc[0]])
-    assert (cell.n, cell.epochs, cell.median, cell.planned) == (0, (), (), 3)
+    assert (cell.n, cell.times, cell.median, cell.planned) == (0, (), (), 3)
     with pytest.raises(KeyError):
         compute_curves(made.runs, made.curves, LOSS, ["unknown"])
 

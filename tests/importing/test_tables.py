@@ -1,6 +1,7 @@
 """Tables of runs with a known answer, and with each defect that has to be found, counted and told."""
 
 import contextlib
+import itertools
 import json
 import math
 
@@ -245,6 +246,38 @@ def test_what_a_table_does_not_tell_is_asked_and_nothing_is_imported(tmp_path):
     assert "'val_acc' has values above 1: is it a percentage?" in text
     assert "which optimizer was used?" in text
     assert not (tmp_path / "mine").exists()
+
+
+def test_rows_that_only_an_unknown_column_tells_apart_are_asked_about(tmp_path):
+    path, rows = tmp_path / "runs.csv", itertools.product(["sgd", "lion"], [32, 64], [0, 1], [0.01, 0.1, 1.0])
+    table = pd.DataFrame(rows, columns=["optim", "bs", "rng", "knob"]).assign(iters=500, test_accuracy=0.5, host="a")
+    table["host"] = [f"h{place % 3}" for place in table.index]
+    table.to_csv(path, index=False)
+    with pytest.raises(UserError) as asked:
+        sensitivity.import_runs(path, "mine", storage=tmp_path)
+    text = str(asked.value)
+    assert "1 question to answer" in text
+    assert "rows with the same optim, bs, rng, iters differ in 'knob', 'host'" in text
+    assert not (tmp_path / "mine").exists()
+    mapping = {
+        "rows": "evaluations",
+        "columns": {"optimizer": ["optim"], "batch_size": "bs", "seed": "rng", "step": "iters"},
+        "hyperparameters": {"knob": "knob"},
+        "metrics": {"test_accuracy": {"column": "test_accuracy", "unit": "fraction"}},
+    }
+    found = sensitivity.import_runs(path, "mine", storage=tmp_path, mapping=mapping)
+    assert len(found.runs) == len(table)
+    assert sorted(set(found.runs["param.knob"])) == [0.01, 0.1, 1.0]
+
+
+@pytest.mark.parametrize("name", ["eta", "step_size", "config.eta"])
+def test_common_names_of_the_learning_rate_are_known(tmp_path, name):
+    path, rows = tmp_path / "runs.csv", itertools.product([32, 64], [0, 1], [0.01, 0.1, 1.0])
+    table = pd.DataFrame(rows, columns=["bs", "rng", name]).assign(optim="lion", iterations=500, test_accuracy=0.5)
+    table.to_csv(path, index=False)
+    found = sensitivity.import_runs(path, "mine", storage=tmp_path)
+    assert sorted(set(found.runs["param.lr"])) == [0.01, 0.1, 1.0]
+    assert sorted(set(found.runs["seed"])) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def draw_curves(
             figure.add_trace(trace, row=row, col=column)
     for panel, size in enumerate(batch_sizes):
         add_panel_title(figure, f"batch size {size:,}", panel // columns + 1, panel % columns + 1)
-    figure.update_xaxes(title_text="epochs")
+    figure.update_xaxes(title_text=f"{cells[0].unit}s")
     figure.update_yaxes(tickvals=scale.tickvals, ticktext=scale.ticktext)
     figure.update_yaxes(title_text=metric.label, col=1)
     n = sum(cell.n for cell in cells)
@@ -78,7 +78,7 @@ def draw_curves(
     figure.update_layout(
         template=theme.template(),
         title={
-            "text": f"{capitalized(metric.label)} of {subject} by epoch",
+            "text": f"{capitalized(metric.label)} of {subject} by {cells[0].unit}",
             "subtitle": {
                 "text": f"n = {n} of {count(planned, 'run')} in {count(len(cells), 'cell')}, {diverged} diverged"
                 f" · bold: median · band: all seeds · thin: {_thin_lines_text(cells)}"
@@ -95,7 +95,7 @@ def _thin_lines_text(cells: Sequence[CellCurves]) -> str:
     """Return what the thin lines are, and how many evaluations are drawn if not all are."""
     most = max(len(cell.seeds) for cell in cells)
     seeds = "each seed" if most <= _MAX_SEEDS else f"{_MAX_SEEDS} of {most} seeds"
-    longest = max((len(seed.epochs) for cell in cells for seed in cell.seeds), default=0)
+    longest = max((len(seed.times) for cell in cells for seed in cell.seeds), default=0)
     return seeds if longest <= _MAX_POINTS else f"{seeds} · at most {_MAX_POINTS} of {longest:,} evaluations drawn"
 
 
@@ -111,10 +111,10 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     colour, dash = style.colour, style.dash
     label = optimizer_label(cell.optimizer)
     place = scale.position
-    kept = _evenly_spaced(len(cell.epochs), _MAX_POINTS)
-    epochs, median, low, high = ([of[k] for k in kept] for of in (cell.epochs, cell.median, cell.low, cell.high))
+    kept = _evenly_spaced(len(cell.times), _MAX_POINTS)
+    times, median, low, high = ([of[k] for k in kept] for of in (cell.times, cell.median, cell.low, cell.high))
     band = go.Scatter(
-        x=[*epochs, *reversed(epochs)],
+        x=[*times, *reversed(times)],
         y=[*map(place, low), *map(place, reversed(high))],
         mode="lines",
         fill="toself",
@@ -125,7 +125,7 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
     )
     seeds = [
         go.Scatter(
-            x=[seed.epochs[k] for k in of_seed],
+            x=[seed.times[k] for k in of_seed],
             y=[place(seed.measured[k]) for k in of_seed],
             mode="lines",
             line={"width": 0.8, "color": colour},
@@ -133,25 +133,25 @@ def _traces(cell: CellCurves, scale: Scale, theme: Theme, position: int) -> list
             hoverinfo="skip",
         )
         for seed in (cell.seeds[k] for k in _evenly_spaced(len(cell.seeds), _MAX_SEEDS))
-        for of_seed in [_evenly_spaced(len(seed.epochs), _MAX_POINTS)]
+        for of_seed in [_evenly_spaced(len(seed.times), _MAX_POINTS)]
     ]
     middle = go.Scatter(
-        x=epochs,
+        x=times,
         y=[place(value) for value in median],
         mode="lines",
         name=f"{label}, median",
         line={"width": 3, "color": colour, "dash": dash},
         hovertext=[
-            f"<b>{label}, batch size {cell.batch_size}</b><br>epoch {epoch:g}<br>median"
+            f"<b>{label}, batch size {cell.batch_size}</b><br>{cell.unit} {time:g}<br>median"
             f" {metric_value(cell.metric, at)}<br>seeds from {metric_value(cell.metric, least)} to"
             f" {metric_value(cell.metric, most)}<br>n = {cell.n}"
-            for epoch, at, least, most in zip(epochs, median, low, high, strict=True)
+            for time, at, least, most in zip(times, median, low, high, strict=True)
         ],
         hoverinfo="text",
     )
-    ends = [seed for seed in cell.seeds if seed.diverged and seed.epochs]
+    ends = [seed for seed in cell.seeds if seed.diverged and seed.times]
     crosses = go.Scatter(
-        x=[seed.epochs[-1] for seed in ends],
+        x=[seed.times[-1] for seed in ends],
         y=[place(seed.measured[-1]) for seed in ends],
         mode="markers",
         name=f"{label}, diverged after here",
@@ -168,12 +168,12 @@ def curve_data(cells: Sequence[CellCurves]) -> Data:
     for cell in cells:
         at = (cell.optimizer, cell.batch_size, cell.cell_id)
         for name, values in (("median", cell.median), ("smallest", cell.low), ("largest", cell.high)):
-            rows += [(*at, name, *point) for point in zip(cell.epochs, values, strict=True)]
+            rows += [(*at, name, *point) for point in zip(cell.times, values, strict=True)]
     for cell in cells:
         at = (cell.optimizer, cell.batch_size, cell.cell_id)
         for seed in cell.seeds:
-            rows += [(*at, f"seed {seed.seed}", *point) for point in zip(seed.epochs, seed.measured, strict=True)]
-    return Data(columns=("optimizer", "batch_size", "cell_id", "curve", "epoch", cells[0].metric.name), rows=rows)
+            rows += [(*at, f"seed {seed.seed}", *point) for point in zip(seed.times, seed.measured, strict=True)]
+    return Data(columns=("optimizer", "batch_size", "cell_id", "curve", cells[0].unit, cells[0].metric.name), rows=rows)
 
 
 CHOICES = {
@@ -202,7 +202,7 @@ def compute_chosen_curves(results: StudyResults, cells: str) -> ChosenCurves:
         NothingToShowError: no map has such a cell.
     """
     chosen = [cell for cell in (choose_cell(map_, cells) for map_ in results.maps) if cell is not None]
-    curves = tuple(found for found in results.cell_curves(*(cell.cell_id for cell in chosen)) if found.epochs)
+    curves = tuple(found for found in results.cell_curves(*(cell.cell_id for cell in chosen)) if found.times)
     if not curves:
         why = "No run has completed, so there is no best cell to show the curves of."
         raise NothingToShowError(why if cells == "best" else f"There are no curves of {CHOICES[cells]}.")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from sensitivity.analysis.curves import CurveTime, curve_time
 from sensitivity.analysis.outcomes import LARGEST
 from sensitivity.analysis.study_results import StudyResults
 from sensitivity.figures.data import Data
@@ -36,7 +37,8 @@ class SideBySide:
 
     runs: pd.DataFrame
     curves: tuple[tuple[np.ndarray, np.ndarray], ...]
-    """Epochs and finite values of the metric of each run."""
+    """Times, in `unit`, and finite values of the metric of each run."""
+    unit: CurveTime
     metric: Metric
     measured: tuple[Metric, ...]
     differing: tuple[str, ...]
@@ -68,16 +70,17 @@ def compute_side_by_side(results: StudyResults, chosen: Sequence[str]) -> SideBy
     rows = results.tables.curves_of(ids)
     rows = rows[np.isfinite(rows[metric.name].to_numpy(dtype=float))].sort_values("step")
     by_run = {str(name): own for name, own in rows.groupby("trial_id", observed=True)}
-    curves = []
+    unit, curves = curve_time(rows), []
     for run in ids:
         own = by_run.get(run, rows.iloc[:0]).drop_duplicates("step", keep="last")
         values = own[metric.name].to_numpy(dtype=float).clip(-LARGEST, LARGEST)
-        curves.append((own["epoch"].to_numpy(dtype=float), values))
+        curves.append((own[unit].to_numpy(dtype=float), values))
     columns = [name for name in _columns(runs) if runs[name].notna().any() and (runs[name].astype(str) != "").any()]
     differing = [name for name in columns if len({str(value) for value in runs[name].tolist()}) > 1]
     return SideBySide(
         runs=runs,
         curves=tuple(curves),
+        unit=unit,
         metric=metric,
         measured=tuple(results.spec.measured()),
         differing=tuple(differing),
@@ -113,30 +116,30 @@ def draw_side_by_side(found: SideBySide, theme: Theme) -> go.Figure:
     Raises:
         NothingToShowError: none of them has a curve.
     """
-    if not any(len(epochs) for epochs, _ in found.curves):
+    if not any(len(times) for times, _ in found.curves):
         raise NothingToShowError(f"No chosen run has a learning curve of {found.metric.label}.")
     scale = metric_scale(found.metric, (value for _, values in found.curves for value in values.tolist()))
     figure = go.Figure()
     names = line_names(found)
-    for position, ((epochs, values), name) in enumerate(zip(found.curves, names, strict=True)):
+    for position, ((times, values), name) in enumerate(zip(found.curves, names, strict=True)):
         style = theme.style(position)
         figure.add_scatter(
-            x=epochs, y=[scale.position(value) for value in values.tolist()], mode="lines+markers", name=name,
+            x=times, y=[scale.position(value) for value in values.tolist()], mode="lines+markers", name=name,
             line={"color": style.colour, "dash": style.dash, "width": 2}, showlegend=True,
-            marker={"symbol": style.symbol, "size": 5 if len(epochs) < 40 else 1},
+            marker={"symbol": style.symbol, "size": 5 if len(times) < 40 else 1},
             hovertext=[column_value(found.metric.name, value, found.measured) for value in values.tolist()],
-            hovertemplate="%{hovertext} at epoch %{x:.4~g}<extra>%{fullData.name}</extra>",
+            hovertemplate=f"%{{hovertext}} at {found.unit} %{{x:.4~g}}<extra>%{{fullData.name}}</extra>",
         )  # fmt: skip
     rows = -(-sum(len(name) * 6.2 + 60 for name in names) // 800)
     bottom = int(60 + 20 * rows)
-    with_curve = sum(len(epochs) > 0 for epochs, _ in found.curves)
+    with_curve = sum(len(times) > 0 for times, _ in found.curves)
     figure.update_layout(
         template=theme.template(),
         title={
-            "text": f"{capitalized(found.metric.label)} of the chosen runs by epoch",
+            "text": f"{capitalized(found.metric.label)} of the chosen runs by {found.unit}",
             "subtitle": {"text": f"n = {with_curve} of {count(len(found.runs), 'chosen run')} with a curve"},
         },
-        xaxis={"title": {"text": "epochs"}},
+        xaxis={"title": {"text": f"{found.unit}s"}},
         yaxis={"title": {"text": found.metric.label}, "tickvals": scale.tickvals, "ticktext": scale.ticktext},
         height=92 + 320 + bottom,
         margin={"t": 92, "b": bottom, "l": 70, "r": 20},
@@ -155,11 +158,11 @@ def side_by_side_data(found: SideBySide) -> Data:
 def curve_data(found: SideBySide) -> Data:
     """Return the curves."""
     return Data(
-        columns=("run", "trial_id", "epoch", found.metric.name),
+        columns=("run", "trial_id", found.unit, found.metric.name),
         rows=[
-            (place, str(run), float(epoch), float(value))
-            for place, (run, (epochs, values)) in enumerate(zip(found.runs["trial_id"], found.curves, strict=True), 1)
-            for epoch, value in zip(epochs, values, strict=True)
+            (place, str(run), float(time), float(value))
+            for place, (run, (times, values)) in enumerate(zip(found.runs["trial_id"], found.curves, strict=True), 1)
+            for time, value in zip(times, values, strict=True)
         ],
     )
 

@@ -195,7 +195,9 @@ def drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
     """
     shown = [surface for surface in surfaces if surface.refused is None and surface.targets and sum(surface.runs)]
     if not shown:
-        raise nothing([s.refused for s in surfaces], "No run has a result, so there are no success rates.")
+        have = any(sum(surface.runs) for surface in surfaces)
+        why = "No run has a result" if not have else "No run has an evaluation at step 0, from which levels begin"
+        raise nothing([s.refused for s in surfaces], f"{why}, so there are no success rates.")
     return shown
 
 
