@@ -79,7 +79,7 @@ def guess(source: Source) -> Guess:
     metrics = _metrics(found, table, [name for name in rest if name in numbers and not is_setting(name)])
     rest = [name for name in rest if name not in {metric["column"] for metric in metrics.values()}]
     if evaluations and "run" not in roles:
-        rest = _without_unseparated(found, table, rest, keys, roles.get("step") or roles.get("epoch"))
+        rest = _told_apart(found, table, rest, keys, roles.get("step") or roles.get("epoch"))
     found.content = {
         "rows": "evaluations" if evaluations else "runs",
         "columns": roles,
@@ -163,12 +163,10 @@ def _metrics(found: Guess, table: pa.Table, names: list[str]) -> dict[str, dict[
     return metrics
 
 
-def _without_unseparated(
-    found: Guess, table: pa.Table, rest: list[str], keys: list[str], time: str | None
-) -> list[str]:
-    """Ask about columns that differ between rows of one run and step, as these may be of several runs.
+def _told_apart(found: Guess, table: pa.Table, rest: list[str], keys: list[str], time: str | None) -> list[str]:
+    """Ask about the columns in `rest` that differ between rows of one run and step; return the others.
 
-    Returns the other columns in `rest`.
+    Such rows may be of several runs, which a column of unknown meaning tells apart.
     """
     if time is None:
         return rest

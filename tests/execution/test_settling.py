@@ -172,6 +172,16 @@ def settle(path, *, budget=None, entries=None, **options):
     )
 
 
+def kill(path, in_process, *, after):
+    """Settle a study in a process that ends once `after` packs have been recorded."""
+    in_process["after"] = after
+    try:
+        with pytest.raises(Killed):
+            settle(path)
+    finally:
+        in_process["after"] = None
+
+
 def told(ledger):
     """What a ledger says, but for what its runs took on the clock."""
     content = ledger.model_dump(mode="json")
@@ -245,12 +255,7 @@ def test_a_settlement_that_was_killed_in_every_phase_ends_as_an_undisturbed_one(
 def test_a_kill_leaves_no_answer_of_an_earlier_budget(study, in_process):
     directory, stopped = settle(study, budget=Budget(runs=150))
     assert "150 runs" in sensitivity.open(directory.uri).verdict().text
-    in_process["after"] = 2
-    try:
-        with pytest.raises(Killed):
-            settle(study)
-    finally:
-        in_process["after"] = None
+    kill(study, in_process, after=2)
     killed = read_ledger(directory)
     assert killed.standing == "under_way"
     assert killed.entries == stopped.ledger.entries
@@ -451,12 +456,7 @@ def test_a_budget_below_the_first_step_is_no_fault_and_starts_nothing(study, mon
 
 
 def test_a_smaller_budget_does_not_finish_the_step_of_a_killed_command(study, in_process, undisturbed, monkeypatch):
-    in_process["after"] = 1
-    try:
-        with pytest.raises(Killed):
-            settle(study)
-    finally:
-        in_process["after"] = None
+    kill(study, in_process, after=1)
     with monkeypatch.context() as patch:
         patch.delattr(StudyRun, "train")
         _, settled = settle(study, budget=Budget(runs=10))

@@ -195,8 +195,8 @@ def drawable(surfaces: Sequence[SuccessSurface]) -> list[SuccessSurface]:
     """
     shown = [surface for surface in surfaces if surface.refused is None and surface.targets and sum(surface.runs)]
     if not shown:
-        have = any(sum(surface.runs) for surface in surfaces)
-        why = "No run has a result" if not have else "No run has an evaluation at step 0, from which levels begin"
+        measured = any(sum(surface.runs) for surface in surfaces)
+        why = "No run has an evaluation at step 0, from which levels begin" if measured else "No run has a result"
         raise nothing([s.refused for s in surfaces], f"{why}, so there are no success rates.")
     return shown
 
